@@ -1,0 +1,155 @@
+//! MPDs (ISO/IEC 23009-1): enumeration of segments and event-level rewriting with quick-xml; nothing is re-serialised.
+
+use super::url::UrlMap;
+use super::{Edit, ManifestError};
+use crate::object::ByteRange;
+use crate::time::WallTime;
+use std::time::Duration;
+use url::Url;
+
+/// An MPD, understood.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mpd {
+    /// `@type = dynamic`.
+    pub dynamic: bool,
+    /// `@availabilityStartTime`.
+    pub availability_start: Option<WallTime>,
+    /// `@minimumUpdatePeriod`.
+    pub minimum_update_period: Option<Duration>,
+    /// `@timeShiftBufferDepth`.
+    pub time_shift_buffer_depth: Option<Duration>,
+    /// `@suggestedPresentationDelay`.
+    pub suggested_presentation_delay: Option<Duration>,
+    /// `@mediaPresentationDuration`.
+    pub media_presentation_duration: Option<Duration>,
+    /// `@maxSegmentDuration`.
+    pub max_segment_duration: Option<Duration>,
+    /// `Location`, resolved.
+    pub location: Option<Url>,
+    /// `UTCTiming`: scheme and value.
+    pub utc_timing: Vec<(String, String)>,
+    /// Representations over all Periods in document order.
+    pub representations: Vec<Representation>,
+}
+
+/// One Representation of one Period.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Representation {
+    /// `@id` of the Period, or its index.
+    pub period: String,
+    /// Index of the Period.
+    pub period_index: usize,
+    /// Start of the Period on the presentation timeline.
+    pub period_start: Duration,
+    /// Duration of the Period where known.
+    pub period_duration: Option<Duration>,
+    /// `@id`.
+    pub id: String,
+    /// `@bandwidth`, bit/s.
+    pub bandwidth: u64,
+    /// `@contentType` or the first half of `@mimeType`: video, audio, text, image.
+    pub content_type: String,
+    /// `@mimeType`.
+    pub mime_type: Option<String>,
+    /// `@codecs`.
+    pub codecs: Option<String>,
+    /// width x height.
+    pub resolution: Option<String>,
+    /// `@lang`.
+    pub language: Option<String>,
+    /// How its segments are addressed.
+    pub addressing: Addressing,
+    /// URL pattern of its media segments with `*` for $Number$ and $Time$ (for the session description).
+    pub url_pattern: Option<String>,
+}
+
+/// How segments are addressed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Addressing {
+    /// SegmentTemplate or SegmentList: the segments are enumerated by [`Mpd::segments`].
+    Segments(SegmentSource),
+    /// SegmentBase, or only a BaseURL: one file; init and index ranges where given.
+    SingleFile {
+        /// The file.
+        url: Url,
+        /// `Initialization@range`.
+        init_range: Option<ByteRange>,
+        /// `@indexRange`.
+        index_range: Option<ByteRange>,
+    },
+}
+
+impl Default for Addressing {
+    fn default() -> Self {
+        Addressing::Segments(SegmentSource::default())
+    }
+}
+
+/// What is needed to enumerate; opaque outside this module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SegmentSource {}
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Absolute URL.
+    pub url: Url,
+    /// `mediaRange` of SegmentList.
+    pub range: Option<ByteRange>,
+    /// $Number$, or the index in a list.
+    pub number: u64,
+    /// Start on the presentation timeline.
+    pub start: Duration,
+    /// Duration.
+    pub duration: Duration,
+    /// Dynamic MPDs: when it is available at the origin (availabilityTimeOffset included).
+    pub available_at: Option<WallTime>,
+}
+
+impl Mpd {
+    /// Reads an MPD that came from `url` (after redirects).
+    pub fn parse(body: &[u8], url: &Url) -> Result<Mpd, ManifestError> {
+        let _ = (body, url);
+        todo!("helper manifest")
+    }
+
+    /// Initialization segment of a Representation with segments.
+    pub fn init(&self, representation: &Representation) -> Option<(Url, Option<ByteRange>)> {
+        let _ = representation;
+        todo!("helper manifest")
+    }
+
+    /// Media segments. Static: all. Dynamic: those available at `now` inside the time-shift buffer (SegmentTimeline: all that
+    /// are listed). Bounded by [`crate::limits::MPD_SEGMENTS`].
+    pub fn segments(&self, representation: &Representation, now: WallTime) -> Vec<Segment> {
+        let _ = (representation, now);
+        todo!("helper manifest")
+    }
+
+    /// Dynamic, $Number$ without timeline: when the next segment after `number` becomes available.
+    pub fn next_available(&self, representation: &Representation, number: u64) -> Option<WallTime> {
+        let _ = (representation, number);
+        todo!("helper manifest")
+    }
+}
+
+/// What the receiver may do to an MPD besides URLs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RewriteOptions {
+    /// Replace `UTCTiming` values of the http schemes by this local path (`/time`).
+    pub time_path: Option<String>,
+}
+
+/// Edits that make every URL of the MPD (BaseURL, Location, PatchLocation, @media, @initialization, @index, @sourceURL, xlink:href
+/// of http(s)) lead through the receiver. Licence URLs, schemes and namespaces stay. Nothing outside the spans changes.
+/// An MPD without an absolute BaseURL whose relative references already lead there needs no edits.
+pub fn rewrite(
+    text: &str,
+    base: &Url,
+    served_path: &str,
+    map: &dyn UrlMap,
+    options: &RewriteOptions,
+) -> Result<Vec<Edit>, ManifestError> {
+    let _ = (text, base, served_path, map, options);
+    todo!("helper manifest")
+}

@@ -1,0 +1,176 @@
+//! HLS playlists (RFC 8216 and its 2nd edition): a line-preserving reader with byte spans, and the rewriter.
+
+use super::url::UrlMap;
+use super::{Edit, ManifestError};
+use crate::object::ByteRange;
+use std::time::Duration;
+use url::Url;
+
+/// A playlist, understood.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Playlist {
+    /// Master (multivariant) playlist.
+    Master(Master),
+    /// Media playlist.
+    Media(Media),
+}
+
+/// A master playlist. URIs are as written, with EXT-X-DEFINE variables substituted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Master {
+    /// EXT-X-STREAM-INF and EXT-X-I-FRAME-STREAM-INF.
+    pub variants: Vec<Variant>,
+    /// EXT-X-MEDIA with a URI.
+    pub media: Vec<MediaGroup>,
+    /// URIs of EXT-X-SESSION-KEY.
+    pub session_keys: Vec<String>,
+    /// EXT-X-DEFINE NAME/VALUE, QUERYPARAM resolved against the playlist's URL: imported by media playlists.
+    pub variables: Vec<(String, String)>,
+}
+
+/// One variant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variant {
+    /// URI of the media playlist.
+    pub uri: String,
+    /// BANDWIDTH, bit/s.
+    pub bandwidth: u64,
+    /// AVERAGE-BANDWIDTH, bit/s.
+    pub average_bandwidth: Option<u64>,
+    /// CODECS.
+    pub codecs: Option<String>,
+    /// RESOLUTION as written.
+    pub resolution: Option<String>,
+    /// AUDIO, SUBTITLES groups.
+    pub audio_group: Option<String>,
+    /// SUBTITLES group.
+    pub subtitles_group: Option<String>,
+    /// EXT-X-I-FRAME-STREAM-INF.
+    pub iframes_only: bool,
+}
+
+/// One EXT-X-MEDIA.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MediaGroup {
+    /// TYPE: AUDIO, VIDEO, SUBTITLES, CLOSED-CAPTIONS.
+    pub media_type: String,
+    /// GROUP-ID.
+    pub group_id: String,
+    /// NAME.
+    pub name: String,
+    /// LANGUAGE.
+    pub language: Option<String>,
+    /// URI.
+    pub uri: String,
+}
+
+/// A media playlist.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Media {
+    /// EXT-X-TARGETDURATION.
+    pub target_duration: Duration,
+    /// EXT-X-MEDIA-SEQUENCE.
+    pub media_sequence: u64,
+    /// EXT-X-DISCONTINUITY-SEQUENCE.
+    pub discontinuity_sequence: u64,
+    /// EXT-X-ENDLIST: nothing will be added.
+    pub endlist: bool,
+    /// EXT-X-PLAYLIST-TYPE.
+    pub playlist_type: Option<PlaylistType>,
+    /// EXT-X-I-FRAMES-ONLY.
+    pub iframes_only: bool,
+    /// Segments in order; EXT-X-GAP segments too, marked.
+    pub segments: Vec<Segment>,
+    /// EXT-X-SERVER-CONTROL CAN-BLOCK-RELOAD=YES.
+    pub can_block_reload: bool,
+    /// Whether it has EXT-X-PART or EXT-X-PRELOAD-HINT.
+    pub low_latency: bool,
+}
+
+/// EXT-X-PLAYLIST-TYPE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaylistType {
+    /// EVENT.
+    Event,
+    /// VOD.
+    Vod,
+}
+
+/// One media segment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Segment {
+    /// URI with variables substituted.
+    pub uri: String,
+    /// Media sequence number.
+    pub sequence: u64,
+    /// EXTINF.
+    pub duration: Duration,
+    /// EXT-X-BYTERANGE, offset resolved (continuations too).
+    pub range: Option<ByteRange>,
+    /// EXT-X-DISCONTINUITY before it.
+    pub discontinuity: bool,
+    /// EXT-X-GAP: not there, must not be fetched.
+    pub gap: bool,
+    /// EXT-X-MAP in force.
+    pub map: Option<Map>,
+    /// EXT-X-KEY in force, all of them (several KEYFORMATs), METHOD=NONE resolved to none.
+    pub keys: Vec<Key>,
+    /// EXT-X-PROGRAM-DATE-TIME, milliseconds since the Unix epoch, written or derived from the segments before.
+    pub program_date_time: Option<u64>,
+    /// Byte span in the text of this segment's lines: from the first tag that belongs to it up to and including its URI
+    /// line's end. Removing the spans of the last n segments trims the live edge.
+    pub span: (usize, usize),
+}
+
+/// EXT-X-MAP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Map {
+    /// URI.
+    pub uri: String,
+    /// BYTERANGE.
+    pub range: Option<ByteRange>,
+}
+
+/// EXT-X-KEY.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    /// METHOD: AES-128, SAMPLE-AES, SAMPLE-AES-CTR.
+    pub method: String,
+    /// URI.
+    pub uri: Option<String>,
+    /// KEYFORMAT.
+    pub keyformat: Option<String>,
+}
+
+impl Playlist {
+    /// Reads a playlist. `url`: its own URL (for EXT-X-DEFINE QUERYPARAM); `imports`: the master's variables.
+    ///
+    /// Tolerates what players tolerate (CRLF, BOM, unknown tags, odd attributes); bounded by [`crate::limits`].
+    pub fn parse(body: &[u8], url: &Url, imports: &[(String, String)]) -> Result<Playlist, ManifestError> {
+        let _ = (body, url, imports);
+        todo!("helper manifest")
+    }
+}
+
+/// What the receiver may do to a media playlist besides URLs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RewriteOptions {
+    /// Leave out this many segments at the live edge (and everything after them).
+    pub trim_tail: usize,
+    /// Cut EXT-X-PART, PRELOAD-HINT, PART-INF, RENDITION-REPORT, SKIP and CAN-BLOCK-RELOAD: low-latency parts are not carried.
+    pub strip_low_latency: bool,
+}
+
+/// Edits that make every URI of the playlist (segment lines, and URI / SERVER-URI attributes of any EXT tag where the scheme
+/// is http(s) or relative) lead through the receiver. `base`: URL the body came from after redirects. Nothing outside the
+/// returned spans changes.
+pub fn rewrite(
+    text: &str,
+    base: &Url,
+    served_path: &str,
+    map: &dyn UrlMap,
+    options: RewriteOptions,
+) -> Result<Vec<Edit>, ManifestError> {
+    let _ = (text, base, served_path, map, options);
+    todo!("helper manifest")
+}

@@ -1,0 +1,2 @@
+//! `mahp-receiver`: see the library crate.
+fn main() {}

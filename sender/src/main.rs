@@ -1,0 +1,2 @@
+//! `mahp-sender`: see the library crate.
+fn main() {}

@@ -1,0 +1,1 @@
+//! `mahp-testbed`.

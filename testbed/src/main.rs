@@ -1,0 +1,2 @@
+//! `mahp-testbed`: see the library crate.
+fn main() {}
