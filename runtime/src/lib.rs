@@ -1,1 +1,14 @@
-//! `mahp-runtime`.
+//! What the MAHP programs need from the operating system, once: clock, multicast sockets, HTTP client, admin server,
+//! configuration, errors, logs. No protocol and no decision lives here.
+//!
+//! It exists because `sender` and `receiver` never import each other and `common` is pure.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod fetch;
+pub mod guard;
+pub mod log;
+pub mod shutdown;
+pub mod udp;
