@@ -1,1 +1,3 @@
-//! `mahp-receiver`.
+//! `mahp-receiver`: rebuilds segments from multicast and serves unmodified players over HTTP.
+
+pub mod library;
