@@ -1,9 +1,12 @@
 //! The clock the engines are told the time from.
 
 use mahp_common::{Time, WallTime};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 /// Monotonic time since the clock was made, and wall clock. Cheap to copy; all parts of a process share one origin.
+///
+/// Monotonic time is tokio's, so that tests with `tokio::time::pause` run in virtual time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,

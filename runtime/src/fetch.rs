@@ -42,6 +42,29 @@ pub struct Response {
     pub range: Option<ByteRange>,
 }
 
+/// An answer whose body is still coming: for proxies that pass bytes on as they arrive. Dropping it ends the transfer.
+#[derive(Debug)]
+pub struct Opened {
+    /// Status: 200, 203 or 206.
+    pub status: u16,
+    /// Where redirects led.
+    pub final_url: Url,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// For 206: the range of Content-Range.
+    pub range: Option<ByteRange>,
+    /// Length of the decoded body where known before it is here (Content-Length, and no Content-Encoding).
+    pub length: Option<u64>,
+}
+
+impl Opened {
+    /// The next piece of the decoded body as it arrives; `None` at its proper end. A body that is shorter than its
+    /// Content-Length, or broken off, is an error. Errors: Timeout, TooLarge, Body. Cancel safe.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        todo!("helper runtime")
+    }
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -102,6 +125,13 @@ impl Fetcher {
 
     /// One GET, at most 5 redirects.
     pub async fn get(&self, url: &Url, request: Request) -> Result<Response, FetchError> {
+        let _ = (url, request);
+        todo!("helper runtime")
+    }
+
+    /// As [`Fetcher::get`], but returns at the end of the headers. `request.timeout` bounds the silence between two pieces
+    /// of the body, not the whole, so that a slow reader may take its time.
+    pub async fn open(&self, url: &Url, request: Request) -> Result<Opened, FetchError> {
         let _ = (url, request);
         todo!("helper runtime")
     }
