@@ -1,10 +1,22 @@
 //! The sending engine of one rendition: objects in, paced packets out.
 
+mod announce;
+mod outgoing;
+
 use crate::catalog::WireProfile;
-use crate::ids::{Toi, Tsi};
-use crate::object::Object;
+use crate::fec::partition::{raptorq_oti, source_oti};
+use crate::fec::raptorq::repair_symbols;
+use crate::fec::{Blocks, EncodeJob, EncodeResult};
+use crate::ids::{Sbn, Toi, Tsi};
+use crate::limits;
+use crate::object::{Digest, Object};
 use crate::time::{Time, WallTime};
+use crate::wire::alc::{AlcRepr, PayloadId};
+use crate::wire::fti::{NO_CODE, RAPTORQ};
+use announce::Announcer;
 use bytes::Bytes;
+use outgoing::{Repairing, Sending};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// Parameters of a [`SendSession`]. Fixed for its life.
@@ -32,8 +44,34 @@ pub struct SendConfig {
     pub key: Option<crate::auth::SigningKey>,
     /// Validity of an FDT Instance from its sending.
     pub fdt_lifetime: Duration,
-    /// How many recent objects each FDT Instance lists.
+    /// How many recent objects each FDT Instance lists, where they fit (see [`SendSession`]).
     pub fdt_window: usize,
+    /// Time over which the repair symbols of an object are spread, so that one outage cannot take them all.
+    pub repair_spread: Duration,
+    /// Set the B flag on an object's last packet. Only where objects are never sent again.
+    pub close_objects: bool,
+}
+
+impl SendConfig {
+    /// Defaults for a session of this profile and these TSIs at this rate: T = 1344, 15 % repair, 16-packet batches.
+    pub fn new(profile: WireProfile, tsi: Tsi, repair_tsi: Tsi, rate_bps: u64) -> SendConfig {
+        SendConfig {
+            profile,
+            tsi,
+            repair_tsi,
+            symbol_size: limits::SYMBOL_SIZE_DEFAULT,
+            repair_percent: 15,
+            rate_bps,
+            max_segments: 16,
+            session: 0,
+            first_toi: 1,
+            key: None,
+            fdt_lifetime: Duration::from_secs(120),
+            fdt_window: 8,
+            repair_spread: Duration::from_millis(200),
+            close_objects: false,
+        }
+    }
 }
 
 /// Which flow of the rendition a packet belongs to.
@@ -60,14 +98,14 @@ pub enum Input {
         /// Returned in events.
         tag: ObjectTag,
         /// The object.
-        object: Object,
+        object: Box<Object>,
     },
     /// Result of [`Command::Encode`].
     Encoded {
         /// Now.
         now: Time,
         /// The result.
-        result: crate::fec::EncodeResult,
+        result: EncodeResult,
     },
     /// The time asked for has come.
     Timeout {
@@ -106,7 +144,7 @@ pub struct Transmit {
 #[derive(Debug)]
 pub enum Command {
     /// Make repair symbols: `job.run()` on any thread, then `Input::Encoded`.
-    Encode(crate::fec::EncodeJob),
+    Encode(EncodeJob),
 }
 
 /// Something to know.
@@ -152,39 +190,344 @@ pub struct SendStats {
     pub queued_bytes: u64,
     /// Objects waiting or being sent.
     pub queued_objects: usize,
+    /// Objects that no code can carry (longer than 255 blocks of 56,403 symbols).
+    pub refused_objects: u64,
 }
 
-/// See the module.
+/// The sending engine: one mutation, then drain [`SendSession::poll_output`] until it answers `Timeout`.
+///
+/// An object leaves as: FDT Instance, source symbols (round robin over its blocks, so that a burst of lost packets spreads),
+/// FDT Instance again half-way when it is long, repair symbols spread over [`SendConfig::repair_spread`], FDT Instance again.
+/// The next object's source symbols do not wait for the repair symbols of the one before.
+///
+/// The same object again (same URL, range and digest) keeps its TOI and continues its repair symbols where the last
+/// sending stopped: a receiver that has a part of it goes on collecting, and everything it hears is new to it.
 #[derive(Debug)]
 pub struct SendSession {
     config: SendConfig,
+    now: Time,
+    wall: WallTime,
+    /// Next packet may leave at this time (token bucket of one batch).
+    ready_at: Time,
+    queue: VecDeque<Queued>,
+    sending: Option<Sending>,
+    /// Objects whose source symbols have left, oldest first; keyed by order of sending.
+    repairing: VecDeque<Repairing>,
+    announcer: Announcer,
+    /// FDT packets to send before anything else.
+    fdt_packets: VecDeque<Vec<u8>>,
+    identities: Identities,
+    commands: VecDeque<EncodeJob>,
+    events: VecDeque<Event>,
+    /// Repair takes turns with source symbols of the next object.
+    repair_turn: bool,
+    stats: SendStats,
+}
+
+#[derive(Debug)]
+struct Queued {
+    tag: ObjectTag,
+    object: Box<Object>,
+}
+
+/// TOIs given so far, and how many repair symbols each object's blocks have used.
+#[derive(Debug)]
+struct Identities {
+    next_toi: u32,
+    known: HashMap<(String, Option<u64>, Option<Digest>), (Toi, u32)>,
+    order: VecDeque<(String, Option<u64>, Option<Digest>)>,
+}
+
+/// Objects remembered for a second sending: the oldest is forgotten (and would get a new TOI).
+const REMEMBERED_OBJECTS: usize = 65_536;
+/// Repair ESIs start again from the first after this many: far from the 24-bit bound.
+const REPAIR_ESI_WRAP: u32 = 1 << 22;
+
+impl Identities {
+    /// TOI of this object, and the first repair symbol to send of it when `count` will be sent per block.
+    fn assign(&mut self, object: &Object, count: u32) -> (Toi, u32) {
+        let key = (object.meta.url.clone(), object.meta.range.map(|r| r.first), object.meta.digest);
+        if let Some((toi, used)) = self.known.get_mut(&key) {
+            let first = if *used > REPAIR_ESI_WRAP { 0 } else { *used };
+            *used = first + count;
+            return (*toi, first);
+        }
+        let toi = Toi(u128::from(self.next_toi));
+        // TOI 0 is the FDT.
+        self.next_toi = self.next_toi.checked_add(1).unwrap_or(1);
+        if self.order.len() >= REMEMBERED_OBJECTS
+            && let Some(old) = self.order.pop_front()
+        {
+            self.known.remove(&old);
+        }
+        self.known.insert(key.clone(), (toi, count));
+        self.order.push_back(key);
+        (toi, 0)
+    }
 }
 
 impl SendSession {
     /// A session with nothing to send.
     pub fn new(config: SendConfig) -> SendSession {
-        SendSession { config }
+        let identities =
+            Identities { next_toi: config.first_toi.max(1), known: HashMap::new(), order: VecDeque::new() };
+        SendSession {
+            announcer: Announcer::new(&config),
+            config,
+            now: Time::ZERO,
+            wall: WallTime::default(),
+            ready_at: Time::ZERO,
+            queue: VecDeque::new(),
+            sending: None,
+            repairing: VecDeque::new(),
+            fdt_packets: VecDeque::new(),
+            identities,
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+            repair_turn: false,
+            stats: SendStats::default(),
+        }
     }
 
     /// One input; then drain [`SendSession::poll_output`].
     pub fn handle_input(&mut self, input: Input) {
-        let _ = (input, &self.config);
-        todo!("engine")
+        match input {
+            Input::Object { now, wall, tag, object } => {
+                (self.now, self.wall) = (now, wall);
+                self.stats.queued_bytes += object.data.len() as u64;
+                self.stats.queued_objects += 1;
+                self.queue.push_back(Queued { tag, object });
+            }
+            Input::Encoded { now, result } => {
+                self.now = now;
+                if let Some(repairing) = self.repairing_mut(result.toi) {
+                    repairing.add(result);
+                }
+            }
+            Input::Timeout { now, wall } => (self.now, self.wall) = (now, wall),
+        }
     }
 
     /// Next output. A [`Transmit`]'s packets are written to `buf` (cleared first).
     pub fn poll_output(&mut self, buf: &mut Vec<u8>) -> Output {
-        let _ = buf;
-        todo!("engine")
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Output::Event(event);
+            }
+            if let Some(job) = self.commands.pop_front() {
+                return Output::Command(Command::Encode(job));
+            }
+            if self.sending.is_none() && self.start_next() {
+                continue;
+            }
+            if self.finish_repaired() {
+                continue;
+            }
+            let Some(at) = self.next_packet_at() else { return Output::Timeout(None) };
+            if at > self.now {
+                return Output::Timeout(Some(at));
+            }
+            if let Some(transmit) = self.transmit(buf) {
+                self.account(transmit.len);
+                return Output::Transmit(transmit);
+            }
+        }
     }
 
     /// Counters.
     pub fn stats(&self) -> &SendStats {
-        todo!("engine")
+        &self.stats
     }
 
     /// The last packet of a session: A flag set (RFC 5775 section 4.1). For shutdown.
     pub fn close_packet(&self) -> Bytes {
-        todo!("engine")
+        let mut out = Vec::new();
+        AlcRepr { close_session: true, ..self.announcer.repr(PayloadId::default()) }.emit(&mut out);
+        out.into()
+    }
+
+    /// Takes the next object from the queue: gives it a TOI, announces it, asks for its repair symbols.
+    fn start_next(&mut self) -> bool {
+        let Some(Queued { tag, object }) = self.queue.pop_front() else { return false };
+        let length = object.data.len() as u64;
+        let size = self.config.symbol_size;
+        let raptorq = raptorq_oti(length, size);
+        let code = raptorq.as_ref().and_then(|oti| Blocks::of(oti, u64::MAX).ok());
+        let per_block = code.map_or(0, |b| repair_symbols(b.block_symbols(Sbn(0)), self.config.repair_percent));
+        let (toi, first) = self.identities.assign(&object, per_block);
+        let no_code = source_oti(length, size);
+        let (oti, fec) = match (self.config.profile, raptorq) {
+            (WireProfile::FluteRaptorq, Some(oti)) => (oti, RAPTORQ),
+            _ => (no_code, NO_CODE),
+        };
+        let Ok(blocks) = Blocks::of(&oti, u64::MAX) else {
+            // Only an object of more symbols than the code can name; the sender's own limit is far below.
+            self.stats.refused_objects += 1;
+            self.forget_queued(length);
+            return true;
+        };
+        self.events.push_back(Event::Started { tag, toi });
+        let repair_oti = raptorq.filter(|_| self.config.profile == WireProfile::Mabr && per_block > 0);
+        self.announcer.add(toi, object.meta.clone(), oti, repair_oti);
+        self.queue_fdt(length);
+        if let Some((code, oti)) = code.filter(|_| per_block > 0).zip(raptorq) {
+            self.ask_repair(toi, &object.data, &code, first);
+            self.repairing.push_back(Repairing::new(tag, toi, oti, code, length));
+        }
+        self.sending = Some(Sending::new(tag, toi, fec, blocks, code.unwrap_or(blocks), object.data));
+        true
+    }
+
+    fn ask_repair(&mut self, toi: Toi, data: &Bytes, code: &Blocks, first: u32) {
+        for sbn in (0..code.count()).map(Sbn) {
+            let from = usize::try_from(code.block_offset(sbn)).unwrap_or(usize::MAX);
+            let len = usize::try_from(code.block_bytes(sbn)).unwrap_or(usize::MAX);
+            let symbols = code.block_symbols(sbn);
+            self.commands.push_back(EncodeJob {
+                toi,
+                sbn,
+                data: data.slice(from..from + len),
+                symbols,
+                symbol_size: code.symbol_size(),
+                first,
+                count: repair_symbols(symbols, self.config.repair_percent),
+            });
+        }
+    }
+
+    fn repairing_mut(&mut self, toi: Toi) -> Option<&mut Repairing> {
+        // The newest of this TOI: an object may be sent again while its last repair symbols are still leaving.
+        self.repairing.iter_mut().rev().find(|r| r.toi == toi)
+    }
+
+    fn queue_fdt(&mut self, object_length: u64) {
+        let bytes = self.announcer.instance(self.wall, object_length);
+        self.fdt_packets.extend(bytes);
+    }
+
+    /// When the next packet may leave; `None`: there is none.
+    fn next_packet_at(&self) -> Option<Time> {
+        if !self.fdt_packets.is_empty() || self.sending.is_some() {
+            return Some(self.ready_at);
+        }
+        let repair = self.repairing.iter().filter_map(Repairing::next_at).min()?;
+        Some(repair.max(self.ready_at))
+    }
+
+    fn transmit(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        buf.clear();
+        if !self.fdt_packets.is_empty() {
+            return Some(self.transmit_fdt(buf));
+        }
+        let due = self.repairing.iter().position(|r| r.next_at().is_some_and(|at| at <= self.now));
+        if let Some(i) = due
+            && (self.sending.is_none() || self.repair_turn)
+        {
+            self.repair_turn = false;
+            return Some(self.transmit_repair(i, buf));
+        }
+        self.repair_turn = true;
+        self.transmit_source(buf)
+    }
+
+    fn transmit_fdt(&mut self, buf: &mut Vec<u8>) -> Transmit {
+        let size = self.fdt_packets.front().map_or(0, Vec::len);
+        // FDT packets but the last of an instance are of one size; a batch ends at the first shorter one.
+        while let Some(packet) = self.fdt_packets.pop_front() {
+            let ends = packet.len() < size || self.fdt_packets.front().is_some_and(|p| p.len() > size);
+            buf.extend_from_slice(&packet);
+            self.stats.packets += 1;
+            if ends || buf.len() / size.max(1) >= self.config.max_segments {
+                break;
+            }
+        }
+        self.stats.fdt_bytes += buf.len() as u64;
+        Transmit { flow: FlowKind::Source, len: buf.len(), segment_size: size }
+    }
+
+    /// Packets of a batch: about a millisecond's worth, so that a slow flow does not burst.
+    fn batch(&self) -> usize {
+        let packet_bits = (u64::from(self.config.symbol_size) + 36) * 8;
+        let per_ms = self.config.rate_bps / 1000 / packet_bits;
+        usize::try_from(per_ms).unwrap_or(usize::MAX).clamp(1, self.config.max_segments.max(1))
+    }
+
+    fn transmit_source(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let batch = self.batch();
+        let sending = self.sending.as_mut()?;
+        let close = self.config.close_objects && self.config.repair_percent == 0;
+        let (packets, segment_size) = sending.write(self.config.tsi, close, batch, buf);
+        self.stats.packets += packets as u64;
+        self.stats.source_bytes += buf.len() as u64;
+        let (again, length) = (sending.passes_half(), sending.length());
+        if sending.is_done() {
+            let (tag, toi) = (sending.tag, sending.toi);
+            self.sending = None;
+            self.source_sent(tag, toi, length);
+        } else if again {
+            self.queue_fdt(length);
+        }
+        (!buf.is_empty()).then_some(Transmit { flow: FlowKind::Source, len: buf.len(), segment_size })
+    }
+
+    fn source_sent(&mut self, tag: ObjectTag, toi: Toi, length: u64) {
+        self.events.push_back(Event::SourceSent { tag, toi });
+        let (now, spread) = (self.now, self.config.repair_spread);
+        match self.repairing_mut(toi) {
+            Some(repairing) => repairing.release(now, spread),
+            None => self.sent(tag, toi, length),
+        }
+    }
+
+    fn sent(&mut self, tag: ObjectTag, toi: Toi, length: u64) {
+        self.queue_fdt(length);
+        self.events.push_back(Event::Sent { tag, toi });
+        self.stats.objects += 1;
+        self.forget_queued(length);
+    }
+
+    fn forget_queued(&mut self, length: u64) {
+        self.stats.queued_bytes = self.stats.queued_bytes.saturating_sub(length);
+        self.stats.queued_objects = self.stats.queued_objects.saturating_sub(1);
+    }
+
+    fn transmit_repair(&mut self, i: usize, buf: &mut Vec<u8>) -> Transmit {
+        let batch = self.batch();
+        let tsi = match self.config.profile {
+            WireProfile::Mabr => self.config.repair_tsi,
+            WireProfile::FluteRaptorq => self.config.tsi,
+        };
+        let close = self.config.close_objects;
+        let mut segment_size = 0;
+        if let Some(repairing) = self.repairing.get_mut(i) {
+            let packets = repairing.write(tsi, close, batch, self.now, buf);
+            segment_size = buf.len() / packets.max(1);
+            self.stats.packets += packets as u64;
+        }
+        self.stats.repair_bytes += buf.len() as u64;
+        let flow = match self.config.profile {
+            WireProfile::Mabr => FlowKind::Repair,
+            WireProfile::FluteRaptorq => FlowKind::Source,
+        };
+        Transmit { flow, len: buf.len(), segment_size }
+    }
+
+    /// Ends the first object whose repair symbols have all left.
+    fn finish_repaired(&mut self) -> bool {
+        let Some(i) = self.repairing.iter().position(Repairing::is_done) else { return false };
+        if let Some(done) = self.repairing.remove(i) {
+            self.sent(done.tag, done.toi, done.length);
+        }
+        true
+    }
+
+    fn account(&mut self, bytes: usize) {
+        let nanos = (bytes as u128 * 8 * 1_000_000_000 / u128::from(self.config.rate_bps.max(1))) as u64;
+        // A driver that wakes late may catch up on at most this much, or a pause would end in a burst.
+        let floor = Time::from_nanos(self.now.as_nanos().saturating_sub(CATCH_UP.as_nanos() as u64));
+        self.ready_at = self.ready_at.max(floor) + Duration::from_nanos(nanos);
     }
 }
+
+/// How much lateness of the driver is made up for.
+const CATCH_UP: Duration = Duration::from_millis(4);

@@ -33,7 +33,7 @@ pub struct AlcPacket<'a> {
 }
 
 /// SBN and ESI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PayloadId {
     /// Source Block Number.
     pub sbn: Sbn,

@@ -1,0 +1,143 @@
+//! FDT Instances of a session: what they list, when they are too long, and their packets.
+
+use super::SendConfig;
+use crate::fec::Blocks;
+use crate::fec::partition::source_oti;
+use crate::ids::{Toi, Tsi};
+use crate::object::ObjectMeta;
+use crate::time::WallTime;
+use crate::wire::alc::{AlcRepr, PayloadId};
+use crate::wire::ext::ExtFdt;
+use crate::wire::fdt::{FdtFile, FdtInstance};
+use crate::wire::fti::{NO_CODE, Oti};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// FDT version of EXT_FDT: 1, what RFC 3926, 3GPP and DVB receivers read (RFC 6726 has 2).
+const FLUTE_VERSION: u8 = 1;
+/// FDT Instance IDs have 20 bits.
+const INSTANCE_ID_MASK: u32 = 0xf_ffff;
+/// What a signature adds to an instance, about.
+const SIGNATURE_BYTES: usize = 110;
+
+/// Lists the newest objects; each call of [`Announcer::instance`] is a new FDT Instance.
+#[derive(Debug)]
+pub(super) struct Announcer {
+    tsi: Tsi,
+    symbol_size: u16,
+    session: u64,
+    key: Option<crate::auth::SigningKey>,
+    lifetime: Duration,
+    window: usize,
+    instance_id: u32,
+    /// Newest first.
+    files: VecDeque<FdtFile>,
+    /// Last instance: the same files within its lifetime need no new ID.
+    last: Option<(Vec<Toi>, WallTime, Vec<u8>)>,
+}
+
+impl Announcer {
+    pub(super) fn new(config: &SendConfig) -> Announcer {
+        Announcer {
+            tsi: config.tsi,
+            symbol_size: config.symbol_size,
+            session: config.session,
+            key: config.key.clone(),
+            lifetime: config.fdt_lifetime,
+            window: config.fdt_window.max(1),
+            // Started from the TOI, which goes on over restarts: a receiver must not take this run's first instances for
+            // those of the run before.
+            instance_id: config.first_toi & INSTANCE_ID_MASK,
+            files: VecDeque::new(),
+            last: None,
+        }
+    }
+
+    pub(super) fn add(&mut self, toi: Toi, meta: ObjectMeta, oti: Oti, repair_oti: Option<Oti>) {
+        self.files.retain(|f| f.toi != toi);
+        self.files.truncate(self.window - 1);
+        self.files.push_front(FdtFile {
+            toi,
+            meta,
+            content_encoding: None,
+            oti: Some(oti),
+            repair_oti,
+            content_md5: None,
+            content_digest: None,
+        });
+    }
+
+    /// Packets of an FDT Instance with the newest object and as many before it as fit: it may take two packets, or a
+    /// sixteenth of the object it announces, so that metadata of small objects does not outweigh them.
+    pub(super) fn instance(&mut self, wall: WallTime, object_length: u64) -> Vec<Vec<u8>> {
+        let room = (2 * u64::from(self.symbol_size)).max(object_length / 16);
+        if self.files.is_empty() {
+            return Vec::new();
+        }
+        let fits = |n: &usize| (self.list(*n, wall).to_xml().len() + SIGNATURE_BYTES) as u64 <= room;
+        let listed = (2..=self.files.len()).take_while(fits).last().unwrap_or(1);
+        let tois: Vec<Toi> = self.files.iter().take(listed).map(|f| f.toi).collect();
+        let xml = match &self.last {
+            Some((last, made, xml)) if *last == tois && wall < *made + self.lifetime / 4 => xml.clone(),
+            _ => {
+                self.instance_id = (self.instance_id + 1) & INSTANCE_ID_MASK;
+                let xml = self.xml(listed, wall);
+                self.last = Some((tois, wall, xml.clone()));
+                xml
+            }
+        };
+        self.packets(&xml)
+    }
+
+    fn list(&self, listed: usize, wall: WallTime) -> FdtInstance {
+        FdtInstance {
+            expires_ntp: (wall + self.lifetime).ntp_secs(),
+            complete: false,
+            session: (self.session != 0).then_some(self.session),
+            files: self.files.iter().take(listed).cloned().collect(),
+        }
+    }
+
+    fn xml(&self, listed: usize, wall: WallTime) -> Vec<u8> {
+        let instance = self.list(listed, wall);
+        match &self.key {
+            // Sealing our own instance cannot fail: it has the one signature field.
+            Some(key) => instance.seal(self.tsi, key).unwrap_or_default(),
+            None => instance.to_xml(),
+        }
+    }
+
+    fn packets(&self, xml: &[u8]) -> Vec<Vec<u8>> {
+        let oti = source_oti(xml.len() as u64, self.symbol_size);
+        let Ok(blocks) = Blocks::of(&oti, u64::MAX) else { return Vec::new() };
+        xml.chunks(usize::from(self.symbol_size))
+            .zip(0u64..)
+            .map(|(symbol, index)| {
+                let mut packet = Vec::with_capacity(symbol.len() + 44);
+                AlcRepr { fti: Some(oti), fdt: Some(self.ext()), ..self.repr(blocks.locate(index)) }.emit(&mut packet);
+                packet.extend_from_slice(symbol);
+                packet
+            })
+            .collect()
+    }
+
+    const fn ext(&self) -> ExtFdt {
+        ExtFdt { version: FLUTE_VERSION, instance_id: self.instance_id }
+    }
+
+    /// A packet of TOI 0 without extensions.
+    pub(super) const fn repr(&self, payload_id: PayloadId) -> AlcRepr {
+        AlcRepr {
+            tsi: self.tsi,
+            toi: Toi::FDT,
+            codepoint: NO_CODE,
+            close_session: false,
+            close_object: false,
+            fti: None,
+            fdt: None,
+            cenc: None,
+            sender_time: None,
+            payload_id,
+        }
+    }
+}
