@@ -183,7 +183,8 @@ pub fn raptorq_oti(transfer_length: u64, symbol_size: u16) -> Option<Oti> {
     if transfer_length == 0 {
         return None;
     }
-    let blocks = transfer_length.div_ceil(limits::BLOCK_BYTES_TARGET).clamp(1, u64::from(limits::SOURCE_BLOCKS));
+    let blocks =
+        transfer_length.div_ceil(limits::BLOCK_BYTES_TARGET).clamp(1, u64::from(limits::SOURCE_BLOCKS));
     let blocks = blocks.min(transfer_length.div_ceil(u64::from(symbol_size)));
     Some(Oti {
         transfer_length,
@@ -229,7 +230,11 @@ mod tests {
             rq(0, 8, 1, 1, 8),
             rq(8, 8, 2, 1, 8),
             rq(64 << 20, 8, 1, 1, 8), // 8 M symbols in one block
-            Oti { transfer_length: 1, symbol_size: 8, scheme: FecScheme::NoCode { max_source_block_length: 0 } },
+            Oti {
+                transfer_length: 1,
+                symbol_size: 8,
+                scheme: FecScheme::NoCode { max_source_block_length: 0 },
+            },
         ] {
             let refused = Blocks::of(&bad, 64 << 20).map_err(|e| e.reason);
             assert_eq!(refused, Err(DropReason::BadOti), "{bad:?}");

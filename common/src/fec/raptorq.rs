@@ -197,7 +197,9 @@ mod tests {
     }
 
     fn encode(data: &Bytes, symbols: u32, size: u16, first: u32, count: u32) -> Vec<(Esi, Vec<u8>)> {
-        EncodeJob { toi: Toi(1), sbn: Sbn(0), data: data.clone(), symbols, symbol_size: size, first, count }.run().repair
+        EncodeJob { toi: Toi(1), sbn: Sbn(0), data: data.clone(), symbols, symbol_size: size, first, count }
+            .run()
+            .repair
     }
 
     #[test]
@@ -230,7 +232,15 @@ mod tests {
                     have.set(i);
                 }
             }
-            DecodeJob { object: 1, sbn: Sbn(0), symbols, symbol_size: size, buffer, have, repair: repair.clone() }
+            DecodeJob {
+                object: 1,
+                sbn: Sbn(0),
+                symbols,
+                symbol_size: size,
+                buffer,
+                have,
+                repair: repair.clone(),
+            }
         };
         let ok = job(25).run();
         assert!(ok.solved);

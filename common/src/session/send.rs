@@ -353,7 +353,8 @@ impl SendSession {
         let size = self.config.symbol_size;
         let raptorq = raptorq_oti(length, size);
         let code = raptorq.as_ref().and_then(|oti| Blocks::of(oti, u64::MAX).ok());
-        let per_block = code.map_or(0, |b| repair_symbols(b.block_symbols(Sbn(0)), self.config.repair_percent));
+        let per_block =
+            code.map_or(0, |b| repair_symbols(b.block_symbols(Sbn(0)), self.config.repair_percent));
         let (toi, first) = self.identities.assign(&object, per_block);
         let no_code = source_oti(length, size);
         let (oti, fec) = match (self.config.profile, raptorq) {

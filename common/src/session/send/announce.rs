@@ -114,7 +114,8 @@ impl Announcer {
             .zip(0u64..)
             .map(|(symbol, index)| {
                 let mut packet = Vec::with_capacity(symbol.len() + 44);
-                AlcRepr { fti: Some(oti), fdt: Some(self.ext()), ..self.repr(blocks.locate(index)) }.emit(&mut packet);
+                AlcRepr { fti: Some(oti), fdt: Some(self.ext()), ..self.repr(blocks.locate(index)) }
+                    .emit(&mut packet);
                 packet.extend_from_slice(symbol);
                 packet
             })

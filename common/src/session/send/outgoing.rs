@@ -32,7 +32,14 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(tag: ObjectTag, toi: Toi, fec: u8, blocks: Blocks, code: Blocks, data: Bytes) -> Sending {
+    pub(super) fn new(
+        tag: ObjectTag,
+        toi: Toi,
+        fec: u8,
+        blocks: Blocks,
+        code: Blocks,
+        data: Bytes,
+    ) -> Sending {
         Sending { tag, toi, fec, blocks, code, data, row: 0, column: 0, sent: 0, announced_half: false }
     }
 
@@ -138,7 +145,16 @@ struct Release {
 
 impl Repairing {
     pub(super) fn new(tag: ObjectTag, toi: Toi, oti: Oti, code: Blocks, length: u64) -> Repairing {
-        Repairing { tag, toi, length, oti, waiting: code.count(), blocks: BTreeMap::new(), left: 0, released: None }
+        Repairing {
+            tag,
+            toi,
+            length,
+            oti,
+            waiting: code.count(),
+            blocks: BTreeMap::new(),
+            left: 0,
+            released: None,
+        }
     }
 
     pub(super) fn add(&mut self, result: EncodeResult) {
@@ -165,7 +181,14 @@ impl Repairing {
     }
 
     /// Appends up to `most` packets, one block after the other in turn. Returns their number.
-    pub(super) fn write(&mut self, tsi: Tsi, close: bool, most: usize, now: Time, buf: &mut Vec<u8>) -> usize {
+    pub(super) fn write(
+        &mut self,
+        tsi: Tsi,
+        close: bool,
+        most: usize,
+        now: Time,
+        buf: &mut Vec<u8>,
+    ) -> usize {
         let mut packets = 0;
         while packets < most {
             let Some((sbn, esi, symbol)) = self.next_symbol() else { break };
@@ -201,7 +224,9 @@ impl Repairing {
     fn schedule(&mut self, packets: usize, now: Time) {
         let total = self.left + packets;
         if let Some(release) = &mut self.released {
-            let each = release.interval.get_or_insert(release.spread / u32::try_from(total.max(1)).unwrap_or(u32::MAX));
+            let each = release
+                .interval
+                .get_or_insert(release.spread / u32::try_from(total.max(1)).unwrap_or(u32::MAX));
             release.next_at = release.next_at.max(now) + *each * u32::try_from(packets).unwrap_or(u32::MAX);
         }
     }
