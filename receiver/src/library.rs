@@ -23,6 +23,17 @@ pub enum Source {
     Unicast,
 }
 
+impl Source {
+    /// The metric label and the word in Cache-Status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::Multicast => "multicast",
+            Source::Repaired => "repaired",
+            Source::Unicast => "unicast",
+        }
+    }
+}
+
 /// A verified object in the store: immutable. `meta.range` tells which part of the resource it is.
 #[derive(Clone, Debug)]
 pub struct Stored {

@@ -1,0 +1,252 @@
+//! What the receiver tells about itself: the body of `/api/status`, of the page's events and of `mahp-receiver status --json`.
+//!
+//! A [`Snapshot`] is small and made once a second for whoever asks; a [`History`] is the last five minutes for plots, asked
+//! for once by a page that then goes on with snapshots. Field names are the API: add, do not rename.
+
+use crate::doctor::Report;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the page and the admin server read. Implemented by `hub::Hub`.
+pub trait Observe: Send + Sync + 'static {
+    /// The state now. Cheap: no I/O.
+    fn snapshot(&self) -> Snapshot;
+    /// The last five minutes.
+    fn history(&self) -> History;
+    /// Looks for what is wrong. Reads `/proc` and may listen on interfaces for up to two seconds: call it from a blocking thread.
+    fn diagnose(&self) -> Report;
+}
+
+/// The state of the receiver at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    /// Version of the program.
+    pub version: String,
+    /// Wall clock of the snapshot, Unix milliseconds.
+    pub at_ms: u64,
+    /// Since the program started, milliseconds.
+    pub uptime_ms: u64,
+    /// Session descriptions in use, one per sender.
+    pub sessions: Vec<SessionSnapshot>,
+    /// Channels on offer, in the order of the descriptions.
+    pub channels: Vec<ChannelSnapshot>,
+    /// Sums over everything.
+    pub totals: Totals,
+}
+
+/// One sender.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionSnapshot {
+    /// The URL or `source@group:port` that was given.
+    pub origin: String,
+    /// Its name for people.
+    pub name: String,
+    /// Identity of the sender's run.
+    pub session: String,
+    /// Whether a verified description is in use.
+    pub ok: bool,
+    /// Last thing that went wrong; empty = nothing.
+    pub error: String,
+    /// Pinned public key, base64; empty before first contact or without authentication.
+    pub key: String,
+    /// Unix seconds after which the description must not be used.
+    pub expires: u64,
+}
+
+/// State of a channel, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelState {
+    /// Data arrives.
+    Live,
+    /// Nobody watches it, or it was joined a moment ago.
+    #[default]
+    Waiting,
+    /// Joined, and nothing (usable) arrives.
+    Broken,
+}
+
+/// One channel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelSnapshot {
+    /// Name in URLs and metrics.
+    pub name: String,
+    /// Title for people.
+    pub title: String,
+    /// `hls` or `dash`.
+    pub format: String,
+    /// Live, or on demand.
+    pub live: bool,
+    /// Absolute URL of the manifest at the origin.
+    pub manifest_url: String,
+    /// Longest segment, milliseconds.
+    pub target_duration_ms: u64,
+    /// How it goes.
+    pub state: ChannelState,
+    /// Why, in words.
+    pub reason: String,
+    /// Players seen in the last 15 seconds.
+    pub viewers: u64,
+    /// Bytes served to players, by source.
+    pub served: Bytes,
+    /// Objects of all renditions.
+    pub objects: Objects,
+    /// UDP payload bit/s over the last second, all renditions.
+    pub rate_bps: u64,
+    /// Time from the origin's publication at the sender to servable here, of the newest object, milliseconds.
+    pub delay_ms: Option<u64>,
+    /// Its renditions.
+    pub renditions: Vec<RenditionSnapshot>,
+}
+
+/// One rendition and its flow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RenditionSnapshot {
+    /// Unique in the channel.
+    pub id: String,
+    /// `manifest`, `video`, `audio`, `text`, `other`.
+    pub role: String,
+    /// Bit rate of the media, bit/s.
+    pub bitrate_bps: u64,
+    /// `1280x720`.
+    pub resolution: Option<String>,
+    /// RFC 6381.
+    pub codecs: Option<String>,
+    /// BCP 47.
+    pub language: Option<String>,
+    /// `source@group:port` of the source flow (`*@…` for any-source multicast).
+    pub flow: String,
+    /// Whether the groups are joined now.
+    pub joined: bool,
+    /// Interface of the join.
+    pub interface: String,
+    /// Why it could not be joined; empty = no error.
+    pub error: String,
+    /// UDP payload bit/s over the last second.
+    pub rate_bps: u64,
+    /// Since the last packet, milliseconds.
+    pub last_packet_ms: Option<u64>,
+    /// Packets so far.
+    pub packets: u64,
+    /// Share of source symbols of finished objects that multicast did not bring, last 10 seconds with data; 0 to 1.
+    pub loss_before_fec: f64,
+    /// Share of objects that multicast alone did not complete, last 10 seconds with data; 0 to 1.
+    pub loss_after_fec: f64,
+    /// Objects so far.
+    pub objects: Objects,
+    /// Objects under assembly now.
+    pub in_flight: u64,
+    /// Bytes under assembly now.
+    pub assembly_bytes: u64,
+    /// First packet of an object to verified and servable.
+    pub completion_ms: Quantiles,
+    /// As in [`ChannelSnapshot::delay_ms`].
+    pub delay_ms: Option<u64>,
+}
+
+/// Objects by how they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Objects {
+    /// By multicast alone, FEC included.
+    pub multicast: u64,
+    /// By multicast, missing symbols by unicast.
+    pub repaired: u64,
+    /// Whole by unicast.
+    pub unicast: u64,
+    /// Heard of and given up, or failed verification.
+    pub lost: u64,
+}
+
+/// Bytes by source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bytes {
+    /// Objects that multicast alone completed.
+    pub multicast: u64,
+    /// Objects that needed symbols by unicast.
+    pub repaired: u64,
+    /// Objects fetched whole.
+    pub unicast: u64,
+}
+
+impl Bytes {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.multicast + self.repaired + self.unicast
+    }
+}
+
+/// Quantiles of a time, milliseconds (upper edges of logarithmic bins, 19 % wide).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quantiles {
+    /// Samples.
+    pub count: u64,
+    /// Median.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+/// Sums.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Players seen in the last 15 seconds.
+    pub viewers: u64,
+    /// Bytes served to players, by source.
+    pub served: Bytes,
+    /// Bytes fetched from origins, by why: `fallback`, `repair`, `manifest`, `key`.
+    pub origin: BTreeMap<String, u64>,
+    /// 1 - origin bytes / served bytes: what the uplink was spared. `None` before anything was served.
+    pub offload: Option<f64>,
+    /// Times that requests were held.
+    pub hold_ms: Quantiles,
+    /// UDP payload bit/s over the last second.
+    pub rate_bps: u64,
+    /// Objects of all channels.
+    pub objects: Objects,
+    /// Bytes in the store.
+    pub store_bytes: u64,
+    /// Its limit.
+    pub store_limit_bytes: u64,
+    /// Of [`Totals::store_bytes`], pinned for the live window.
+    pub pinned_bytes: u64,
+    /// Bytes in the disk store.
+    pub disk_bytes: u64,
+    /// Its limit; 0 = no disk store.
+    pub disk_limit_bytes: u64,
+    /// Bytes under assembly.
+    pub assembly_bytes: u64,
+    /// Their limit.
+    pub assembly_limit_bytes: u64,
+    /// Refusals by reason ([`mahp_common::drop::DropReason::as_str`]).
+    pub drops: BTreeMap<String, u64>,
+    /// Datagrams the kernel dropped at our sockets (receive buffer full).
+    pub kernel_drops: u64,
+}
+
+/// The last five minutes in steps of one second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct History {
+    /// Unix seconds of the first value of each series; all series have the same length.
+    pub start: u64,
+    /// Seconds between two values.
+    pub step: u64,
+    /// Over everything: `multicast_bps`, `repaired_bps`, `unicast_bps` (served), `received_bps`, `hold_p90_ms`, `viewers`.
+    pub totals: BTreeMap<String, Vec<Option<f64>>>,
+    /// Per channel: `rate_bps`, `loss_before_fec`, `loss_after_fec`, `completion_p90_ms`, `delay_ms`.
+    pub channels: BTreeMap<String, BTreeMap<String, Vec<Option<f64>>>>,
+    /// Per flow, keyed `channel/rendition`: `rate_bps`.
+    pub flows: BTreeMap<String, BTreeMap<String, Vec<Option<f64>>>>,
+}
