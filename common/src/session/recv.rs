@@ -1,10 +1,22 @@
 //! The receiving engine of one rendition: packets of its source and repair flows in, verified objects out.
 
-use crate::drop::DropCounters;
+mod assembly;
+mod describe;
+mod held;
+
+use crate::drop::{DropCounters, DropReason};
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Toi, Tsi};
+use crate::limits;
 use crate::object::{ObjectMeta, Payload};
 use crate::time::{Time, WallTime};
+use crate::wire::alc::{AlcPacket, PayloadId};
+use crate::wire::ext::{ContentEncoding, ExtFdt};
+use crate::wire::fdt::FdtFile;
+use crate::wire::fti::Oti;
+use assembly::{Assembly, Cut, Path, Place, Stored};
+use held::{Held, HeldPacket};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 /// Parameters of a [`RecvSession`].
@@ -26,6 +38,25 @@ pub struct RecvConfig {
     pub held_bytes: usize,
     /// An object without any new symbol for this long is given up.
     pub object_timeout: Duration,
+    /// How far this box's wall clock may be ahead of the sender's before FDT Instances seem expired.
+    pub clock_tolerance: Duration,
+}
+
+impl Default for RecvConfig {
+    /// Any TSI, nothing signed, nothing without digest, 48 MiB of assembly.
+    fn default() -> RecvConfig {
+        RecvConfig {
+            tsi: None,
+            repair_tsi: None,
+            key: None,
+            allow_undigested: false,
+            assembly_bytes: 48 << 20,
+            max_object_bytes: limits::OBJECT_BYTES,
+            held_bytes: limits::HELD_BYTES,
+            object_timeout: Duration::from_secs(20),
+            clock_tolerance: Duration::from_secs(300),
+        }
+    }
 }
 
 /// What goes in.
@@ -58,10 +89,15 @@ pub enum Input<'a> {
         /// The result.
         result: DecodeResult,
     },
-    /// The object is here by another way: stop collecting it.
+    /// The object is here by another way (unicast, or still in the store from an earlier round): stop collecting it.
     Forget {
         /// Now.
         now: Time,
+        /// The object.
+        toi: Toi,
+    },
+    /// The object is no longer in the store: collect it when it is sent again.
+    Reopen {
         /// The object.
         toi: Toi,
     },
@@ -99,6 +135,9 @@ pub enum Event {
         toi: Toi,
         /// Its description.
         meta: ObjectMeta,
+        /// Listed first: it is being sent now. Others of the same instance were sent before, and unless symbols of them
+        /// were heard they are of no use to a receiver that has just joined.
+        newest: bool,
     },
     /// Complete, length and digest verified.
     Complete {
@@ -118,7 +157,7 @@ pub enum Event {
         /// Its description, if one was heard.
         meta: Option<ObjectMeta>,
         /// Why.
-        reason: crate::drop::DropReason,
+        reason: DropReason,
     },
     /// A description with another session identity: the sender was restarted; everything unfinished of the old run was dropped.
     NewSession {
@@ -196,44 +235,496 @@ pub struct RecvStats {
     pub drops: DropCounters,
 }
 
-/// See the module.
+/// The receiving engine: one mutation, then drain [`RecvSession::poll_output`] until it answers `Timeout`.
+///
+/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`]; for a new symbol the object that has
+/// been without progress longest gives way, objects without a description first. Packets without FDT wait within
+/// [`RecvConfig::held_bytes`]; when that is full the newest is refused.
 #[derive(Debug)]
 pub struct RecvSession {
     config: RecvConfig,
+    now: Time,
+    wall: WallTime,
+    /// Identity of the sender's run, and when it was last heard.
+    session: Option<(u64, Time)>,
+    objects: BTreeMap<Toi, Assembly>,
+    fdts: BTreeMap<u32, FdtAssembly>,
+    /// FDT Instances read, and when: repeats are not read again for a while.
+    fdts_read: HashMap<u32, Time>,
+    /// Described without OTI.
+    waiting: BTreeMap<Toi, FdtFile>,
+    held: Held,
+    finished: HashMap<Toi, Finished>,
+    finished_order: VecDeque<Toi>,
+    commands: VecDeque<DecodeJob>,
+    events: VecDeque<Event>,
+    next_id: u64,
+    /// Next look at what has aged.
+    housekeeping_at: Time,
+    stats: RecvStats,
 }
+
+#[derive(Debug)]
+struct FdtAssembly {
+    encoding: Option<ContentEncoding>,
+    assembly: Assembly,
+}
+
+/// A TOI that needs no more symbols.
+#[derive(Debug)]
+struct Finished {
+    heard: Time,
+    meta: Option<ObjectMeta>,
+}
+
+/// A finished TOI is forgotten when nothing of it was heard for this long: it may come round again in a carousel.
+const FINISHED_MEMORY: Duration = Duration::from_secs(30);
+/// Ageing is looked at this often while packets come, not at each packet.
+const HOUSEKEEPING: Duration = Duration::from_millis(5);
+/// An FDT Instance that was read is not assembled again for this long.
+const FDT_MEMORY: Duration = Duration::from_secs(2);
 
 impl RecvSession {
     /// A session that has heard nothing.
     pub fn new(config: RecvConfig) -> RecvSession {
-        RecvSession { config }
+        RecvSession {
+            config,
+            now: Time::ZERO,
+            wall: WallTime::default(),
+            session: None,
+            objects: BTreeMap::new(),
+            fdts: BTreeMap::new(),
+            fdts_read: HashMap::new(),
+            waiting: BTreeMap::new(),
+            held: Held::default(),
+            finished: HashMap::new(),
+            finished_order: VecDeque::new(),
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+            next_id: 1,
+            housekeeping_at: Time::ZERO,
+            stats: RecvStats::default(),
+        }
     }
 
     /// One input; then drain [`RecvSession::poll_output`].
     pub fn handle_input(&mut self, input: Input<'_>) {
-        let _ = (input, &self.config);
-        todo!("engine")
+        let is_packet = matches!(input, Input::Packet { .. });
+        match input {
+            Input::Packet { now, wall, datagram } => {
+                (self.now, self.wall) = (now, wall);
+                self.stats.packets += 1;
+                self.stats.bytes += datagram.len() as u64;
+                if let Err(reason) = self.packet(datagram) {
+                    self.stats.drops.count(reason);
+                }
+            }
+            Input::Bytes { now, toi, offset, bytes } => {
+                self.now = now;
+                self.fetched(toi, offset, bytes);
+            }
+            Input::Decoded { now, result } => {
+                self.now = now;
+                self.decoded(result);
+            }
+            Input::Forget { now, toi } => {
+                self.now = now;
+                let meta = self.remove(toi).and_then(|a| a.meta);
+                self.finish(toi, meta);
+            }
+            Input::Reopen { toi } => _ = self.finished.remove(&toi),
+            Input::Timeout { now } => self.now = now,
+        }
+        if self.now >= self.housekeeping_at || !is_packet {
+            self.housekeeping_at = self.now + HOUSEKEEPING;
+            self.expire();
+            self.stats.assembly_bytes = self.assembly_bytes() + self.held.bytes() as u64;
+            self.stats.objects_in_flight = self.objects.len();
+        }
     }
 
     /// Next output.
     pub fn poll_output(&mut self) -> Output {
-        todo!("engine")
+        if let Some(event) = self.events.pop_front() {
+            return Output::Event(event);
+        }
+        match self.commands.pop_front() {
+            Some(job) => Output::Command(Command::Decode(job)),
+            None => Output::Timeout(self.next_timeout()),
+        }
     }
 
     /// How far an object is.
     pub fn progress(&self, toi: Toi) -> Option<Progress> {
-        let _ = toi;
-        todo!("engine")
+        let object = self.objects.get(&toi)?;
+        Some(Progress {
+            toi,
+            first_symbol: object.first_symbol?,
+            last_symbol: object.last_symbol,
+            source_symbols: object.source_symbols(),
+            missing_symbols: object.missing_symbols(),
+            length: object.length(),
+        })
     }
 
     /// Byte ranges (inclusive) whose source symbols would complete the object: at most what the decoder lacks, merged
     /// over gaps of at most `merge` bytes.
     pub fn missing_ranges(&self, toi: Toi, merge: u64) -> Vec<(u64, u64)> {
-        let _ = (toi, merge);
-        todo!("engine")
+        self.objects.get(&toi).map(|o| o.missing_ranges(merge)).unwrap_or_default()
     }
 
     /// Counters.
     pub fn stats(&self) -> &RecvStats {
-        todo!("engine")
+        &self.stats
+    }
+
+    fn packet(&mut self, datagram: &[u8]) -> Result<(), DropReason> {
+        let packet = AlcPacket::parse(datagram).map_err(|e| e.reason)?;
+        self.check_tsi(packet.tsi)?;
+        if packet.close_session {
+            self.events.push_back(Event::Closed);
+        }
+        let (Some(toi), Some(id)) = (packet.toi, packet.payload_id) else { return Ok(()) };
+        if toi == Toi::FDT {
+            return match packet.fdt {
+                Some(fdt) => self.fdt_symbol(fdt, &packet, id),
+                // A packet of TOI 0 without EXT_FDT is our close packet, or nothing we can use.
+                None if packet.close_session => Ok(()),
+                None => Err(DropReason::BadFdt),
+            };
+        }
+        self.object_symbol(toi, &packet, id)
+    }
+
+    fn check_tsi(&mut self, tsi: Tsi) -> Result<(), DropReason> {
+        let ours = *self.config.tsi.get_or_insert(tsi);
+        if tsi == ours || self.config.repair_tsi == Some(tsi) { Ok(()) } else { Err(DropReason::WrongTsi) }
+    }
+
+    fn fdt_symbol(&mut self, fdt: ExtFdt, packet: &AlcPacket<'_>, id: PayloadId) -> Result<(), DropReason> {
+        let now = self.now;
+        if self.fdts_read.get(&fdt.instance_id).is_some_and(|at| now < *at + FDT_MEMORY) {
+            return Err(DropReason::Late);
+        }
+        if !self.fdts.contains_key(&fdt.instance_id) {
+            let oti = packet.fti.ok_or(DropReason::BadFti)?;
+            let cut = Cut::new(Some(&oti), None, limits::FDT_BYTES as u64)?;
+            let assembly = Assembly::new(self.new_id(), cut, now);
+            self.make_room_for_fdt();
+            self.fdts.insert(fdt.instance_id, FdtAssembly { encoding: packet.cenc, assembly });
+        }
+        let Some(entry) = self.fdts.get_mut(&fdt.instance_id) else { return Err(DropReason::BadFdt) };
+        let place = entry.assembly.place(packet.codepoint, id, packet.payload.len())?;
+        entry.assembly.store(place, packet.payload, Path::Multicast, now)?;
+        self.after_fdt_symbol(fdt.instance_id);
+        Ok(())
+    }
+
+    fn make_room_for_fdt(&mut self) {
+        if self.fdts.len() >= limits::FDT_INSTANCES_IN_FLIGHT
+            && let Some(oldest) =
+                self.fdts.iter().min_by_key(|(_, f)| f.assembly.last_symbol).map(|(id, _)| *id)
+        {
+            self.fdts.remove(&oldest);
+            self.stats.drops.count(DropReason::ObjectLimit);
+        }
+    }
+
+    fn after_fdt_symbol(&mut self, instance_id: u32) {
+        let Some(entry) = self.fdts.get_mut(&instance_id) else { return };
+        if let Some(job) = entry.assembly.solve(self.now) {
+            self.commands.push_back(job);
+        }
+        if entry.assembly.is_complete()
+            && let Some(entry) = self.fdts.remove(&instance_id)
+        {
+            if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
+                self.fdts_read.clear();
+            }
+            self.fdts_read.insert(instance_id, self.now);
+            let bytes = entry.assembly.into_payload().to_bytes();
+            self.accept_fdt(&bytes, entry.encoding);
+        }
+    }
+
+    fn object_symbol(&mut self, toi: Toi, packet: &AlcPacket<'_>, id: PayloadId) -> Result<(), DropReason> {
+        if let Some(finished) = self.finished.get_mut(&toi) {
+            finished.heard = self.now;
+            return Err(DropReason::Late);
+        }
+        if let Some(oti) = packet.fti {
+            self.check_fti(toi, &oti)?;
+        }
+        if !self.objects.contains_key(&toi) {
+            let held =
+                HeldPacket { codepoint: packet.codepoint, payload_id: id, payload: packet.payload.to_vec() };
+            let kept = self.held.push(toi, held, self.config.held_bytes, self.now);
+            return if kept { Ok(()) } else { Err(DropReason::HeldLimit) };
+        }
+        let stored = self.store(toi, packet.codepoint, id, packet.payload)?;
+        match stored {
+            Stored::Source => self.stats.source_symbols += 1,
+            Stored::Repair => self.stats.repair_symbols += 1,
+        }
+        self.after_symbol(toi);
+        Ok(())
+    }
+
+    /// EXT_FTI starts an object that nothing else has described, and must agree with one that is there.
+    fn check_fti(&mut self, toi: Toi, oti: &Oti) -> Result<(), DropReason> {
+        let max = self.config.max_object_bytes;
+        match self.objects.get(&toi) {
+            Some(object) if object.cut().agrees(oti, max) => Ok(()),
+            Some(_) => Err(DropReason::OtiConflict),
+            None => {
+                let cut = Cut::new(Some(oti), None, max)?;
+                self.insert(toi, cut)?;
+                if let Some(file) = self.waiting.remove(&toi)
+                    && let Some(object) = self.objects.get_mut(&toi)
+                {
+                    object.meta = Some(file.meta);
+                }
+                self.replay_held(toi);
+                Ok(())
+            }
+        }
+    }
+
+    fn store(
+        &mut self,
+        toi: Toi,
+        codepoint: u8,
+        id: PayloadId,
+        payload: &[u8],
+    ) -> Result<Stored, DropReason> {
+        let object = self.objects.get(&toi).ok_or(DropReason::Late)?;
+        let place = object.place(codepoint, id, payload.len())?;
+        self.store_at(toi, place, payload, Path::Multicast)
+    }
+
+    fn store_at(&mut self, toi: Toi, place: Place, payload: &[u8], path: Path) -> Result<Stored, DropReason> {
+        let cost = self.objects.get(&toi).map_or(0, |o| o.cost(place));
+        self.make_room(toi, cost)?;
+        let now = self.now;
+        self.objects.get_mut(&toi).ok_or(DropReason::Late)?.store(place, payload, path, now)
+    }
+
+    fn replay_held(&mut self, toi: Toi) {
+        if !self.objects.contains_key(&toi) {
+            return;
+        }
+        for packet in self.held.take(toi) {
+            match self.store(toi, packet.codepoint, packet.payload_id, &packet.payload) {
+                Ok(Stored::Source) => self.stats.source_symbols += 1,
+                Ok(Stored::Repair) => self.stats.repair_symbols += 1,
+                Err(reason) => self.stats.drops.count(reason),
+            }
+        }
+    }
+
+    fn fetched(&mut self, toi: Toi, offset: u64, bytes: &[u8]) {
+        let Some(object) = self.objects.get(&toi) else { return };
+        for (place, symbol) in object.symbols_in(offset, bytes) {
+            // Symbols that are there already are normal: ranges are merged over small gaps.
+            _ = self.store_at(toi, place, symbol, Path::Fetched);
+        }
+        self.after_symbol(toi);
+    }
+
+    /// Asks for decoding where a block is ready, and completes the object.
+    fn after_symbol(&mut self, toi: Toi) {
+        let Some(object) = self.objects.get_mut(&toi) else { return };
+        while let Some(job) = object.solve(self.now) {
+            self.commands.push_back(job);
+        }
+        if object.is_complete()
+            && let Some(meta) = object.meta.take()
+            && let Some(object) = self.remove(toi)
+        {
+            self.complete(toi, meta, object);
+        }
+    }
+
+    fn complete(&mut self, toi: Toi, meta: ObjectMeta, object: Assembly) {
+        let how = Reception {
+            first_symbol: object.first_symbol.unwrap_or(self.now),
+            completed: self.now,
+            source_symbols: object.source_symbols(),
+            source_received: object.source_received,
+            repair_received: object.repair_received,
+            recovered: object.recovered,
+            fetched: object.fetched,
+        };
+        self.stats.expected_symbols += how.source_symbols;
+        self.stats.lost_symbols += how.source_symbols.saturating_sub(how.source_received);
+        self.stats.recovered_symbols += how.recovered;
+        let payload = object.into_payload();
+        let intact = payload.len() == meta.length && meta.digest.is_none_or(|d| d == payload.digest());
+        if intact {
+            self.stats.objects_complete += 1;
+            self.finish(toi, Some(meta.clone()));
+            self.events.push_back(Event::Complete { toi, meta, payload, how });
+        } else {
+            self.lose(toi, Some(meta), DropReason::DigestMismatch);
+        }
+    }
+
+    fn decoded(&mut self, result: DecodeResult) {
+        let id = result.job.object;
+        if let Some(toi) = self.objects.iter().find(|(_, o)| o.id == id).map(|(t, _)| *t) {
+            if let Some(object) = self.objects.get_mut(&toi)
+                && !object.solved(result, self.now)
+            {
+                self.stats.drops.count(DropReason::DecodeFailed);
+            }
+            self.after_symbol(toi);
+        } else if let Some(instance) = self.fdts.iter().find(|(_, f)| f.assembly.id == id).map(|(i, _)| *i) {
+            if let Some(entry) = self.fdts.get_mut(&instance) {
+                entry.assembly.solved(result, self.now);
+            }
+            self.after_fdt_symbol(instance);
+        }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Starts an object; the one longest without progress gives way where there are too many.
+    fn insert(&mut self, toi: Toi, cut: Cut) -> Result<(), DropReason> {
+        if self.objects.len() >= limits::OBJECTS_IN_FLIGHT {
+            let victim = self.victim(toi).ok_or(DropReason::ObjectLimit)?;
+            self.give_up(victim, DropReason::ObjectLimit);
+        }
+        let id = self.new_id();
+        self.objects.insert(toi, Assembly::new(id, cut, self.now));
+        Ok(())
+    }
+
+    /// Frees memory for `cost` more bytes of this object.
+    fn make_room(&mut self, toi: Toi, cost: u64) -> Result<(), DropReason> {
+        while cost > 0 && self.assembly_bytes() + cost > self.config.assembly_bytes {
+            let victim = self.victim(toi).ok_or(DropReason::ByteLimit)?;
+            if self.objects.get(&victim).is_none_or(|v| v.bytes == 0) {
+                return Err(DropReason::ByteLimit);
+            }
+            self.give_up(victim, DropReason::ByteLimit);
+        }
+        Ok(())
+    }
+
+    /// Who gives way to `keep`: objects without description first, then the longest without a symbol.
+    fn victim(&self, keep: Toi) -> Option<Toi> {
+        let keeps_memory = |o: &Assembly| o.bytes > 0 || self.objects.len() >= limits::OBJECTS_IN_FLIGHT;
+        self.objects
+            .iter()
+            .filter(|(toi, o)| **toi != keep && keeps_memory(o))
+            .min_by_key(|(_, o)| (o.meta.is_some(), o.last_symbol))
+            .map(|(toi, _)| *toi)
+    }
+
+    fn give_up(&mut self, toi: Toi, reason: DropReason) {
+        let Some(object) = self.remove(toi) else { return };
+        if object.first_symbol.is_some() {
+            self.lose(toi, object.meta, reason);
+        }
+    }
+
+    fn lose(&mut self, toi: Toi, meta: Option<ObjectMeta>, reason: DropReason) {
+        self.stats.drops.count(reason);
+        self.stats.objects_lost += 1;
+        // A damaged object must be collected anew when it is sent again, so it is not remembered as finished.
+        self.events.push_back(Event::Lost { toi, meta, reason });
+    }
+
+    fn remove(&mut self, toi: Toi) -> Option<Assembly> {
+        self.objects.remove(&toi)
+    }
+
+    fn finish(&mut self, toi: Toi, meta: Option<ObjectMeta>) {
+        _ = self.held.take(toi);
+        self.waiting.remove(&toi);
+        if self.finished.insert(toi, Finished { heard: self.now, meta }).is_none() {
+            self.finished_order.push_back(toi);
+        }
+        while self.finished_order.len() > limits::REMEMBERED_TOIS {
+            if let Some(old) = self.finished_order.pop_front() {
+                self.finished.remove(&old);
+            }
+        }
+    }
+
+    /// The sender was restarted: what its last run left unfinished will never be finished.
+    fn abandon_session(&mut self) {
+        let described: Vec<Toi> =
+            self.objects.iter().filter(|(_, o)| o.meta.is_some()).map(|(t, _)| *t).collect();
+        for toi in described {
+            self.give_up(toi, DropReason::OldSession);
+        }
+        self.waiting.clear();
+        self.fdts_read.clear();
+        self.finished.clear();
+        self.finished_order.clear();
+    }
+
+    fn assembly_bytes(&self) -> u64 {
+        self.objects.values().map(|o| o.bytes).sum::<u64>()
+            + self.fdts.values().map(|f| f.assembly.bytes).sum::<u64>()
+    }
+
+    fn expire(&mut self) {
+        let (now, timeout) = (self.now, self.config.object_timeout);
+        let old: Vec<Toi> =
+            self.objects.iter().filter(|(_, o)| now >= o.last_symbol + timeout).map(|(t, _)| *t).collect();
+        for toi in old {
+            self.give_up(toi, DropReason::Incomplete);
+        }
+        self.fdts.retain(|_, f| now < f.assembly.last_symbol + timeout);
+        let expired = self.held.expire(now);
+        self.stats.drops.add(DropReason::HeldExpired, expired);
+        while let Some(toi) = self.finished_order.front() {
+            match self.finished.get(toi) {
+                Some(f) if now < f.heard + FINISHED_MEMORY => break,
+                _ => {}
+            }
+            if let Some(toi) = self.finished_order.pop_front() {
+                self.finished.remove(&toi);
+            }
+        }
+        self.solve_waiting();
+    }
+
+    /// Blocks that have just enough symbols are solved when no more come.
+    fn solve_waiting(&mut self) {
+        let now = self.now;
+        let due: Vec<Toi> = self
+            .objects
+            .iter()
+            .filter(|(_, o)| o.solve_at().is_some_and(|at| at <= now))
+            .map(|(t, _)| *t)
+            .collect();
+        for toi in due {
+            self.after_symbol(toi);
+        }
+        let due: Vec<u32> = self
+            .fdts
+            .iter()
+            .filter(|(_, f)| f.assembly.solve_at().is_some_and(|at| at <= now))
+            .map(|(i, _)| *i)
+            .collect();
+        for instance in due {
+            self.after_fdt_symbol(instance);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        let timeout = self.config.object_timeout;
+        let objects = self.objects.values().chain(self.fdts.values().map(|f| &f.assembly));
+        objects
+            .flat_map(|o| [Some(o.last_symbol + timeout), o.solve_at()])
+            .flatten()
+            .chain(self.held.expires_at())
+            .min()
     }
 }

@@ -1,0 +1,449 @@
+//! One object coming together from symbols of any flow, in any order, block by block.
+//!
+//! A source symbol is copied once, to its place in its block's buffer; a RaptorQ decoder exists only for a block that lost
+//! something, and only while it runs. Buffers are made when a block's first symbol arrives, so an OTI that promises much
+//! costs nothing until symbols come.
+
+use crate::drop::DropReason;
+use crate::fec::raptorq::Bitmap;
+use crate::fec::{Blocks, DecodeJob, DecodeResult};
+use crate::ids::{Esi, Sbn};
+use crate::object::{ObjectMeta, Payload};
+use crate::time::Time;
+use crate::wire::alc::PayloadId;
+use crate::wire::fti::{FecScheme, NO_CODE, Oti};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A block with K + this many symbols is solved at once: the decoder's fast path needs about H more than K.
+const SURPLUS_SYMBOLS: u32 = 14;
+/// A block with K symbols but less than the surplus is solved when nothing came for this long.
+pub(super) const SOLVE_DELAY: Duration = Duration::from_millis(20);
+
+/// Which way a symbol came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    Multicast,
+    Fetched,
+}
+
+/// How an object is cut, from FDT and EXT_FTI.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Memory; the RaptorQ blocks where there is RaptorQ.
+    storage: Blocks,
+    /// How no-code packets name symbols, where known.
+    no_code: Option<Blocks>,
+    /// Whether RaptorQ symbols can be used.
+    raptorq: bool,
+}
+
+impl Cut {
+    /// From the OTI of the source flow and that of the repair flow, which must agree on F and T.
+    pub(super) fn new(oti: Option<&Oti>, repair: Option<&Oti>, max_bytes: u64) -> Result<Cut, DropReason> {
+        let (mut no_code, mut raptorq) = (None, None);
+        for oti in [oti, repair].into_iter().flatten() {
+            let blocks = Blocks::of(oti, max_bytes).map_err(|e| e.reason)?;
+            match oti.scheme {
+                FecScheme::NoCode { .. } => no_code = Some(blocks),
+                FecScheme::RaptorQ { .. } => raptorq = Some(blocks),
+            }
+        }
+        let storage = match (no_code, raptorq) {
+            (Some(n), Some(r))
+                if n.transfer_length() != r.transfer_length() || n.symbol_size() != r.symbol_size() =>
+            {
+                return Err(DropReason::OtiConflict);
+            }
+            (_, Some(r)) => r,
+            (Some(n), None) => {
+                Blocks::for_storage(n.transfer_length(), n.symbol_size()).ok_or(DropReason::BadOti)?
+            }
+            (None, None) => return Err(DropReason::BadOti),
+        };
+        Ok(Cut { storage, no_code, raptorq: raptorq.is_some() })
+    }
+
+    /// Whether another OTI of the same object says the same.
+    pub(super) fn agrees(&self, oti: &Oti, max_bytes: u64) -> bool {
+        match (oti.scheme, Blocks::of(oti, max_bytes)) {
+            (FecScheme::RaptorQ { .. }, Ok(b)) if self.raptorq => b == self.storage,
+            (FecScheme::NoCode { .. }, Ok(b)) => self.no_code.is_none_or(|n| n == b) && self.same_size(&b),
+            (_, Ok(b)) => self.same_size(&b),
+            (_, Err(_)) => false,
+        }
+    }
+
+    fn same_size(&self, b: &Blocks) -> bool {
+        b.transfer_length() == self.storage.transfer_length() && b.symbol_size() == self.storage.symbol_size()
+    }
+}
+
+#[derive(Debug)]
+enum Block {
+    Empty,
+    Collecting(Collecting),
+    /// Its buffer is with the decoder.
+    Solving,
+    Done(Bytes),
+}
+
+#[derive(Debug)]
+struct Collecting {
+    buffer: Vec<u8>,
+    have: Bitmap,
+    repair: Vec<(Esi, Vec<u8>)>,
+    repair_ids: BTreeSet<Esi>,
+    /// Since when it has at least K symbols.
+    solvable_since: Option<Time>,
+    /// Symbols at the last failed attempt.
+    tried_with: u32,
+}
+
+impl Collecting {
+    fn symbols(&self) -> u32 {
+        self.have.count() + self.repair.len() as u32
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    pub(super) id: u64,
+    cut: Cut,
+    blocks: Vec<Block>,
+    done: u32,
+    /// Memory held: buffers and symbols.
+    pub(super) bytes: u64,
+    pub(super) meta: Option<ObjectMeta>,
+    pub(super) first_symbol: Option<Time>,
+    pub(super) last_symbol: Time,
+    pub(super) source_received: u64,
+    pub(super) repair_received: u64,
+    pub(super) recovered: u64,
+    pub(super) fetched: u64,
+}
+
+/// What became of a symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    Source,
+    Repair,
+}
+
+/// Where a symbol belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    sbn: Sbn,
+    /// ESI in the storage block; at or above K for repair symbols.
+    esi: Esi,
+    /// Bytes of it that are the object's (less than T for the last source symbol).
+    len: usize,
+}
+
+impl Assembly {
+    pub(super) fn new(id: u64, cut: Cut, now: Time) -> Assembly {
+        let blocks = (0..cut.storage.count()).map(|_| Block::Empty).collect();
+        Assembly {
+            id,
+            cut,
+            blocks,
+            done: 0,
+            bytes: 0,
+            meta: None,
+            first_symbol: None,
+            last_symbol: now,
+            source_received: 0,
+            repair_received: 0,
+            recovered: 0,
+            fetched: 0,
+        }
+    }
+
+    pub(super) const fn cut(&self) -> &Cut {
+        &self.cut
+    }
+
+    /// Learns the no-code cut from an FDT that came after symbols.
+    pub(super) const fn learn(&mut self, cut: Cut) {
+        if self.cut.no_code.is_none() {
+            self.cut.no_code = cut.no_code;
+        }
+    }
+
+    pub(super) const fn source_symbols(&self) -> u64 {
+        self.cut.storage.symbols()
+    }
+
+    pub(super) const fn length(&self) -> u64 {
+        self.cut.storage.transfer_length()
+    }
+
+    /// Checks SBN, ESI and length of a symbol: nothing else may reach the buffers or the decoder.
+    pub(super) fn place(&self, codepoint: u8, id: PayloadId, len: usize) -> Result<Place, DropReason> {
+        let storage = &self.cut.storage;
+        let size = usize::from(storage.symbol_size());
+        let index = if codepoint == NO_CODE {
+            let unnamed =
+                || (id.sbn.0 == 0 && u64::from(id.esi.0) < storage.symbols()).then_some(u64::from(id.esi.0));
+            let index = self.cut.no_code.map_or_else(unnamed, |blocks| blocks.index(id));
+            Some(index.ok_or(DropReason::BadPayloadId)?)
+        } else {
+            if !self.cut.raptorq || id.sbn.0 >= storage.count() {
+                return Err(DropReason::BadPayloadId);
+            }
+            storage.index(id)
+        };
+        match index {
+            Some(index) => {
+                let real = storage.symbol_bytes(index);
+                // The last source symbol may come short or padded.
+                if len != real && len != size {
+                    return Err(DropReason::BadSymbolLength);
+                }
+                let at = storage.locate(index);
+                Ok(Place { sbn: at.sbn, esi: at.esi, len: real })
+            }
+            None if len != size => Err(DropReason::BadSymbolLength),
+            None => Ok(Place { sbn: id.sbn, esi: id.esi, len: size }),
+        }
+    }
+
+    /// Memory that storing a symbol there would add.
+    pub(super) fn cost(&self, place: Place) -> u64 {
+        let symbol = u64::from(self.cut.storage.symbol_size());
+        let symbols = self.cut.storage.block_symbols(place.sbn);
+        match self.blocks.get(place.sbn.0 as usize) {
+            Some(Block::Empty) => {
+                u64::from(symbols) * symbol + if place.esi.0 >= symbols { symbol } else { 0 }
+            }
+            Some(Block::Collecting(_)) if place.esi.0 >= symbols => symbol,
+            _ => 0,
+        }
+    }
+
+    /// Puts a symbol to its place. `symbol` is at least `place.len` long.
+    pub(super) fn store(
+        &mut self,
+        place: Place,
+        symbol: &[u8],
+        path: Path,
+        now: Time,
+    ) -> Result<Stored, DropReason> {
+        let cost = self.cost(place);
+        let storage = self.cut.storage;
+        let symbols = storage.block_symbols(place.sbn);
+        let size = usize::from(storage.symbol_size());
+        let block = self.blocks.get_mut(place.sbn.0 as usize).ok_or(DropReason::BadPayloadId)?;
+        if let Block::Empty = block {
+            *block = Block::Collecting(Collecting {
+                buffer: vec![0; symbols as usize * size],
+                have: Bitmap::new(symbols),
+                repair: Vec::new(),
+                repair_ids: BTreeSet::new(),
+                solvable_since: None,
+                tried_with: 0,
+            });
+        }
+        let Block::Collecting(c) = block else { return Err(DropReason::Late) };
+        let symbol = symbol.get(..place.len).ok_or(DropReason::BadSymbolLength)?;
+        let stored = if place.esi.0 < symbols {
+            store_source(c, place.esi, symbol, size)?;
+            Stored::Source
+        } else {
+            // More repair symbols than source symbols help nobody.
+            if c.repair.len() as u32 >= symbols + SURPLUS_SYMBOLS {
+                return Err(DropReason::Late);
+            }
+            if !c.repair_ids.insert(place.esi) {
+                return Err(DropReason::Duplicate);
+            }
+            c.repair.push((place.esi, symbol.to_vec()));
+            Stored::Repair
+        };
+        if c.solvable_since.is_none() && c.symbols() >= symbols {
+            c.solvable_since = Some(now);
+        }
+        let complete = c.have.count() == symbols;
+        self.bytes += cost;
+        self.first_symbol.get_or_insert(now);
+        self.last_symbol = now;
+        match (stored, path) {
+            (Stored::Source, Path::Multicast) => self.source_received += 1,
+            (Stored::Repair, Path::Multicast) => self.repair_received += 1,
+            (_, Path::Fetched) => self.fetched += 1,
+        }
+        if complete {
+            self.finish_block(place.sbn);
+        }
+        Ok(stored)
+    }
+
+    fn finish_block(&mut self, sbn: Sbn) {
+        let len = usize::try_from(self.cut.storage.block_bytes(sbn)).unwrap_or(usize::MAX);
+        let size = u64::from(self.cut.storage.symbol_size());
+        if let Some(block) = self.blocks.get_mut(sbn.0 as usize)
+            && let Block::Collecting(c) = std::mem::replace(block, Block::Empty)
+        {
+            self.bytes -= (c.repair.len() as u64 * size).min(self.bytes);
+            *block = done(c.buffer, len);
+            self.done += 1;
+        }
+    }
+
+    /// The next block to solve now, if any: enough symbols, or none came for a while.
+    pub(super) fn solve(&mut self, now: Time) -> Option<DecodeJob> {
+        let storage = self.cut.storage;
+        let ready = |(i, block): &(usize, &mut Block)| match block {
+            Block::Collecting(c) => {
+                let need = storage.block_symbols(Sbn(*i as u32));
+                let enough = c.symbols() >= (need + SURPLUS_SYMBOLS).max(c.tried_with + SURPLUS_SYMBOLS / 2);
+                let waited = c.solvable_since.is_some_and(|at| now >= at + SOLVE_DELAY);
+                enough || (waited && c.symbols() > c.tried_with)
+            }
+            _ => false,
+        };
+        let (i, block) = self.blocks.iter_mut().enumerate().find(ready)?;
+        let Block::Collecting(c) = std::mem::replace(block, Block::Solving) else { return None };
+        let sbn = Sbn(i as u32);
+        Some(DecodeJob {
+            object: self.id,
+            sbn,
+            symbols: storage.block_symbols(sbn),
+            symbol_size: storage.symbol_size(),
+            buffer: c.buffer,
+            have: c.have,
+            repair: c.repair,
+        })
+    }
+
+    /// When [`Assembly::solve`] wants to be asked again, without further symbols.
+    pub(super) fn solve_at(&self) -> Option<Time> {
+        self.blocks
+            .iter()
+            .filter_map(|b| match b {
+                Block::Collecting(c) if c.symbols() > c.tried_with => {
+                    c.solvable_since.map(|at| at + SOLVE_DELAY)
+                }
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Takes a decoder's result back. True if the block is done.
+    pub(super) fn solved(&mut self, result: DecodeResult, now: Time) -> bool {
+        let DecodeResult { job, solved } = result;
+        let size = u64::from(job.symbol_size);
+        let Some(block @ Block::Solving) = self.blocks.get_mut(job.sbn.0 as usize) else { return false };
+        if solved {
+            self.recovered += u64::from(job.missing());
+            self.bytes -= (job.repair.len() as u64 * size).min(self.bytes);
+            let len = usize::try_from(self.cut.storage.block_bytes(job.sbn)).unwrap_or(usize::MAX);
+            *block = done(job.buffer, len);
+            self.done += 1;
+        } else {
+            let tried_with = job.have.count() + job.repair.len() as u32;
+            let repair_ids = job.repair.iter().map(|(esi, _)| *esi).collect();
+            *block = Block::Collecting(Collecting {
+                buffer: job.buffer,
+                have: job.have,
+                repair: job.repair,
+                repair_ids,
+                solvable_since: Some(now),
+                tried_with,
+            });
+        }
+        solved
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.done as usize == self.blocks.len() || self.length() == 0
+    }
+
+    /// The bytes, where complete.
+    pub(super) fn into_payload(self) -> Payload {
+        Payload::from_chunks(self.blocks.into_iter().filter_map(|b| match b {
+            Block::Done(bytes) => Some(bytes),
+            _ => None,
+        }))
+    }
+
+    /// Symbols needed per block: (block, K, symbols there, how many are repair).
+    fn shortage(&self) -> impl Iterator<Item = (Sbn, u32, u32, u32)> + '_ {
+        (0u32..).zip(&self.blocks).filter_map(|(i, block)| {
+            let symbols = self.cut.storage.block_symbols(Sbn(i));
+            match block {
+                Block::Empty => Some((Sbn(i), symbols, 0, 0)),
+                Block::Collecting(c) => Some((Sbn(i), symbols, c.symbols(), c.repair.len() as u32)),
+                Block::Solving | Block::Done(_) => None,
+            }
+        })
+    }
+
+    /// Symbols still needed, over all blocks.
+    pub(super) fn missing_symbols(&self) -> u64 {
+        self.shortage().map(|(_, need, have, _)| u64::from(need.saturating_sub(have))).sum()
+    }
+
+    /// Byte ranges whose source symbols would complete the object: what each block lacks, and two symbols more where repair
+    /// symbols take part (RaptorQ fails with exactly K in one case of 200).
+    pub(super) fn missing_ranges(&self, merge: u64) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (sbn, need, have, repair) in self.shortage() {
+            let spare = if repair > 0 { 2 } else { 0 };
+            let lacking = (need + spare).saturating_sub(have) as usize;
+            let missing = (0..need).filter(|esi| !self.has(sbn, Esi(*esi))).take(lacking);
+            for esi in missing {
+                let first = self.cut.storage.block_offset(sbn)
+                    + u64::from(esi) * u64::from(self.cut.storage.symbol_size());
+                let last = (first + u64::from(self.cut.storage.symbol_size())).min(self.length()) - 1;
+                match ranges.last_mut() {
+                    Some((_, end)) if first <= *end + 1 + merge => *end = last,
+                    _ => ranges.push((first, last)),
+                }
+            }
+        }
+        ranges
+    }
+
+    fn has(&self, sbn: Sbn, esi: Esi) -> bool {
+        match self.blocks.get(sbn.0 as usize) {
+            Some(Block::Collecting(c)) => c.have.get(esi.0 as usize),
+            Some(Block::Empty) | None => false,
+            Some(Block::Solving | Block::Done(_)) => true,
+        }
+    }
+
+    /// Whole source symbols inside `offset..offset + bytes.len()`: place and bytes of each.
+    pub(super) fn symbols_in<'a>(&self, offset: u64, bytes: &'a [u8]) -> Vec<(Place, &'a [u8])> {
+        let storage = &self.cut.storage;
+        let size = u64::from(storage.symbol_size());
+        let end = offset.saturating_add(bytes.len() as u64).min(storage.transfer_length());
+        (offset.div_ceil(size)..storage.symbols())
+            .take_while(|index| index * size + storage.symbol_bytes(*index) as u64 <= end)
+            .filter_map(|index| {
+                let from = usize::try_from(index * size - offset).ok()?;
+                let len = storage.symbol_bytes(index);
+                let at = storage.locate(index);
+                Some((Place { sbn: at.sbn, esi: at.esi, len }, bytes.get(from..from + len)?))
+            })
+            .collect()
+    }
+}
+
+fn done(mut buffer: Vec<u8>, len: usize) -> Block {
+    buffer.truncate(len);
+    Block::Done(buffer.into())
+}
+
+fn store_source(c: &mut Collecting, esi: Esi, symbol: &[u8], size: usize) -> Result<(), DropReason> {
+    let at = esi.0 as usize * size;
+    let slot = c.buffer.get_mut(at..at + symbol.len()).ok_or(DropReason::BadPayloadId)?;
+    if c.have.get(esi.0 as usize) {
+        return Err(if slot == symbol { DropReason::Duplicate } else { DropReason::SymbolConflict });
+    }
+    slot.copy_from_slice(symbol);
+    c.have.set(esi.0 as usize);
+    Ok(())
+}

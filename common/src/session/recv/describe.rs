@@ -1,0 +1,191 @@
+//! FDT Instances at the receiver: decompression, signature, expiry, and what each `File` tells the session.
+
+use super::{Event, RecvSession};
+use crate::auth::SealError;
+use crate::drop::DropReason;
+use crate::ids::Toi;
+use crate::limits;
+use crate::session::recv::assembly::{Assembly, Cut};
+use crate::time::WallTime;
+use crate::wire::ext::ContentEncoding;
+use crate::wire::fdt::{FdtError, FdtFile, FdtInstance};
+use std::io::Read as _;
+use std::time::Duration;
+
+/// A description of another run with a lower identity is believed only after the current run was silent for this long.
+const SESSION_SILENCE: Duration = Duration::from_secs(5);
+
+impl RecvSession {
+    /// Reads a complete FDT Instance.
+    pub(super) fn accept_fdt(&mut self, bytes: &[u8], encoding: Option<ContentEncoding>) {
+        match self.read_fdt(bytes, encoding) {
+            Ok(instance) => {
+                self.stats.fdt_instances += 1;
+                for (i, file) in instance.files.into_iter().enumerate() {
+                    if let Err(reason) = self.describe(file, i == 0) {
+                        self.stats.drops.count(reason);
+                    }
+                }
+            }
+            Err(reason) => self.stats.drops.count(reason),
+        }
+    }
+
+    fn read_fdt(
+        &mut self,
+        bytes: &[u8],
+        encoding: Option<ContentEncoding>,
+    ) -> Result<FdtInstance, DropReason> {
+        let xml = inflate(bytes, encoding.unwrap_or(ContentEncoding::Null)).ok_or(DropReason::BadFdt)?;
+        let tsi = self.config.tsi.unwrap_or_default();
+        let read = match &self.config.key {
+            Some(key) => FdtInstance::open(&xml, tsi, key),
+            None => FdtInstance::parse(&xml),
+        };
+        let instance = read.map_err(|e| match e {
+            FdtError::Seal(SealError::Unsigned) => DropReason::UnsignedFdt,
+            FdtError::Seal(_) => DropReason::BadFdtSignature,
+            _ => DropReason::BadFdt,
+        })?;
+        if self.is_expired(instance.expires_ntp) {
+            return Err(DropReason::ExpiredFdt);
+        }
+        if let Some(session) = instance.session {
+            self.enter_session(session)?;
+        }
+        Ok(instance)
+    }
+
+    /// NTP seconds wrap in 2036: compared as a signed distance.
+    fn is_expired(&self, expires_ntp: u32) -> bool {
+        if self.wall == WallTime::default() {
+            return false;
+        }
+        let distance = expires_ntp.wrapping_sub(self.wall.ntp_secs()).cast_signed();
+        i64::from(distance) + (self.config.clock_tolerance.as_secs() as i64) < 0
+    }
+
+    fn enter_session(&mut self, session: u64) -> Result<(), DropReason> {
+        match self.session {
+            Some((current, _)) if current == session => {}
+            Some((current, heard)) if session < current && self.now < heard + SESSION_SILENCE => {
+                return Err(DropReason::OldSession);
+            }
+            Some(_) => {
+                self.abandon_session();
+                self.events.push_back(Event::NewSession { session });
+            }
+            None => {}
+        }
+        self.session = Some((session, self.now));
+        Ok(())
+    }
+
+    fn describe(&mut self, file: FdtFile, newest: bool) -> Result<(), DropReason> {
+        if file.toi == Toi::FDT || !self.is_acceptable(&file) {
+            return Err(DropReason::BadFdt);
+        }
+        let toi = file.toi;
+        if let Some(known) = self.finished.get(&toi) {
+            // The same object again, or one that we know only by its packets. A sender without signatures may reuse TOIs.
+            if known.meta.as_ref().is_none_or(|m| *m == file.meta) || self.config.key.is_some() {
+                return Ok(());
+            }
+            self.finished.remove(&toi);
+        }
+        if self.is_described(&file)? {
+            return Ok(());
+        }
+        self.start_described(file, newest)
+    }
+
+    fn is_acceptable(&self, file: &FdtFile) -> bool {
+        let digested =
+            file.meta.digest.is_some() || (self.config.allow_undigested && self.config.key.is_none());
+        digested && file.content_encoding.is_none()
+    }
+
+    /// Whether an object under assembly already has this description. A contradiction is refused when descriptions are
+    /// signed (the first one was signed too), and replaces the object when they are not.
+    fn is_described(&mut self, file: &FdtFile) -> Result<bool, DropReason> {
+        let known = self
+            .objects
+            .get(&file.toi)
+            .and_then(|a| a.meta.as_ref())
+            .or_else(|| self.waiting.get(&file.toi).map(|w| &w.meta));
+        match known {
+            Some(meta) if *meta == file.meta => Ok(true),
+            Some(_) if self.config.key.is_some() => Err(DropReason::FdtConflict),
+            Some(_) => {
+                self.remove(file.toi);
+                self.waiting.remove(&file.toi);
+                Ok(false)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn start_described(&mut self, file: FdtFile, newest: bool) -> Result<(), DropReason> {
+        let (toi, meta) = (file.toi, file.meta.clone());
+        if file.oti.is_none() && file.repair_oti.is_none() {
+            self.wait_for_fti(file);
+        } else {
+            let cut = Cut::new(file.oti.as_ref(), file.repair_oti.as_ref(), self.config.max_object_bytes)?;
+            self.attach(toi, cut, file)?;
+        }
+        self.events.push_back(Event::Announced { toi, meta, newest });
+        self.replay_held(toi);
+        self.after_symbol(toi);
+        Ok(())
+    }
+
+    /// A description without OTI: the EXT_FTI of a packet completes it.
+    fn wait_for_fti(&mut self, file: FdtFile) {
+        if let Some(object) = self.objects.get_mut(&file.toi) {
+            object.meta = Some(file.meta);
+        } else if self.waiting.len() < limits::OBJECTS_IN_FLIGHT {
+            self.waiting.insert(file.toi, file);
+        } else {
+            self.stats.drops.count(DropReason::ObjectLimit);
+        }
+    }
+
+    /// Gives the description to symbols that came before it, or starts the object. A signed description that contradicts the
+    /// EXT_FTI of earlier packets wins: those packets were damaged or forged.
+    fn attach(&mut self, toi: Toi, cut: Cut, file: FdtFile) -> Result<(), DropReason> {
+        let max = self.config.max_object_bytes;
+        let agrees =
+            |a: &Assembly| [file.oti, file.repair_oti].iter().flatten().all(|o| a.cut().agrees(o, max));
+        if self.objects.get(&toi).is_some_and(|a| !agrees(a)) {
+            self.remove(toi);
+            self.stats.drops.count(DropReason::OtiConflict);
+        }
+        if !self.objects.contains_key(&toi) {
+            self.insert(toi, cut)?;
+        }
+        if let Some(object) = self.objects.get_mut(&toi) {
+            object.learn(cut);
+            object.meta = Some(file.meta);
+        }
+        Ok(())
+    }
+}
+
+/// Undoes EXT_CENC, bounded.
+fn inflate(bytes: &[u8], encoding: ContentEncoding) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let limit = limits::FDT_BYTES as u64 + 1;
+    match encoding {
+        ContentEncoding::Null => out.extend_from_slice(bytes),
+        ContentEncoding::Zlib => {
+            _ = flate2::read::ZlibDecoder::new(bytes).take(limit).read_to_end(&mut out).ok()?
+        }
+        ContentEncoding::Deflate => {
+            _ = flate2::read::DeflateDecoder::new(bytes).take(limit).read_to_end(&mut out).ok()?;
+        }
+        ContentEncoding::Gzip => {
+            _ = flate2::read::GzDecoder::new(bytes).take(limit).read_to_end(&mut out).ok()?
+        }
+    }
+    (out.len() <= limits::FDT_BYTES).then_some(out)
+}
