@@ -116,3 +116,45 @@ impl DropCounters {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These words are metric labels: dashboards and alerts depend on them.
+    #[test]
+    fn metric_labels_do_not_change() {
+        let words: Vec<&str> = DropReason::ALL.iter().map(|r| r.as_str()).collect();
+        let expected = [
+            "truncated",
+            "bad_version",
+            "bad_header",
+            "bad_fti",
+            "bad_oti",
+            "oti_conflict",
+            "unknown_fec",
+            "wrong_tsi",
+            "wrong_source",
+            "bad_payload_id",
+            "bad_symbol_length",
+            "duplicate",
+            "late",
+            "symbol_conflict",
+            "object_limit",
+            "byte_limit",
+            "held_limit",
+            "held_expired",
+            "bad_fdt",
+            "expired_fdt",
+            "unsigned_fdt",
+            "bad_fdt_signature",
+            "fdt_conflict",
+            "digest_mismatch",
+            "incomplete",
+            "decode_failed",
+            "bad_description",
+            "old_session",
+        ];
+        assert_eq!(words, expected);
+    }
+}

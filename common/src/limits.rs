@@ -31,6 +31,10 @@ pub const FDT_BYTES: usize = 256 << 10;
 pub const FDT_FILES: usize = 256;
 /// Length of one attribute value or text in an FDT Instance: refused above this.
 pub const FDT_VALUE_BYTES: usize = 8 << 10;
+/// Attributes of one element of an FDT Instance: refused above this.
+pub const FDT_ATTRIBUTES: usize = 64;
+/// Nesting of elements in an FDT Instance: refused above this.
+pub const FDT_DEPTH: usize = 16;
 /// Header extensions in one LCT header: the packet is refused above this.
 pub const HEADER_EXTENSIONS: usize = 16;
 
