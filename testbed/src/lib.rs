@@ -1,1 +1,13 @@
-//! `mahp-testbed`.
+//! `mahp-testbed`: the demo, loss injection, and the playlist client.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`clip`], [`boxes`] | the embedded test clip, cut into CMAF segments on an endless timeline |
+//! | [`presentation`] | the clip as live and on-demand HLS and DASH: which bytes a path has at a time (pure) |
+//! | [`origin`] | the web server in front of it: access log, delay, faults, stop |
+
+pub mod boxes;
+pub mod cli;
+pub mod clip;
+pub mod origin;
+pub mod presentation;
