@@ -2,9 +2,21 @@
 //! `Host` header must be an address or `localhost` (DNS rebinding).
 
 use crate::error::StartupError;
-use metrics_exporter_prometheus::PrometheusHandle;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// What the program tells about itself.
@@ -22,9 +34,35 @@ pub trait Status: Send + Sync + 'static {
     }
 }
 
-/// Installs the Prometheus recorder of this process (once) and returns its handle.
+/// The heartbeat may be this old before `/healthz` answers 503.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A connection whose request headers take longer is closed.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Running answers may take this long after `stop`.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Upper bounds of histogram buckets in seconds: from a packet's decoding to a player's patience.
+const BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
+const PATHS: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/api/status"];
+
+/// Installs the Prometheus recorder of this process (once) and returns its handle. Histograms named `…_seconds` have buckets
+/// from 1 ms to 60 s. If another recorder is installed, the handle renders nothing.
 pub fn install_metrics() -> PrometheusHandle {
-    todo!("helper runtime")
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let recorder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
+                .expect("there are buckets")
+                .build_recorder();
+            let handle = recorder.handle();
+            if metrics::set_global_recorder(recorder).is_err() {
+                tracing::warn!("another metrics recorder is installed: /metrics will be empty");
+            }
+            handle
+        })
+        .clone()
 }
 
 /// Binds and serves until `stop`. Returns the bound address. Errors: `E-PORT-IN-USE`, `E-BIND`.
@@ -34,6 +72,197 @@ pub async fn serve(
     status: Arc<dyn Status>,
     stop: CancellationToken,
 ) -> Result<SocketAddr, StartupError> {
-    let _ = (listen, handle, status, stop);
-    todo!("helper runtime")
+    let (listener, bound) = bind(listen, "the admin server").await?;
+    let heart = Arc::new(Heart::default());
+    tokio::spawn(beat(heart.clone(), handle.clone(), stop.clone()));
+    let admin = Arc::new(Admin { handle, status, heart });
+    tokio::spawn(accept(listener, admin, stop));
+    Ok(bound)
+}
+
+/// Listens on TCP, for `what` (in errors). Returns the listener and its address. Errors: `E-PORT-IN-USE`, `E-BIND`.
+pub async fn bind(listen: SocketAddr, what: &str) -> Result<(TcpListener, SocketAddr), StartupError> {
+    let attempt = async {
+        let listener = TcpListener::bind(listen).await?;
+        let bound = listener.local_addr()?;
+        io::Result::Ok((listener, bound))
+    };
+    attempt.await.map_err(|e| bind_error(listen, what, &e))
+}
+
+fn bind_error(listen: SocketAddr, what: &str, error: &io::Error) -> StartupError {
+    let port = listen.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => StartupError::runtime(
+            "E-PORT-IN-USE",
+            format!("{what} cannot listen on {listen}: another program has TCP port {port}"),
+            format!("choose another port, or see who has it: ss -ltnp 'sport = :{port}'"),
+        ),
+        io::ErrorKind::PermissionDenied => StartupError::runtime(
+            "E-BIND",
+            format!("{what} cannot listen on {listen}: ports below 1024 need a privilege"),
+            "choose a port above 1023",
+        ),
+        io::ErrorKind::AddrNotAvailable => StartupError::runtime(
+            "E-BIND",
+            format!("{what} cannot listen on {listen}: this machine does not have that address"),
+            "use 127.0.0.1 for this machine alone, or 0.0.0.0 for all its addresses",
+        ),
+        _ => StartupError::runtime(
+            "E-BIND",
+            format!("{what} cannot listen on {listen}: {error}"),
+            "choose another address",
+        ),
+    }
+}
+
+/// When the runtime last turned.
+struct Heart(Mutex<Instant>);
+
+impl Default for Heart {
+    fn default() -> Self {
+        Heart(Mutex::new(Instant::now()))
+    }
+}
+
+impl Heart {
+    fn age(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+async fn beat(heart: Arc<Heart>, handle: PrometheusHandle, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(HEARTBEAT);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        heart.beat();
+        handle.run_upkeep(); // moves histogram samples into buckets, or they pile up between scrapes
+    }
+}
+
+struct Admin {
+    handle: PrometheusHandle,
+    status: Arc<dyn Status>,
+    heart: Arc<Heart>,
+}
+
+async fn accept(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => serve_connection(stream, admin.clone(), &graceful),
+            Err(e) => {
+                // Out of file descriptors, most likely: give others time to close some.
+                tracing::warn!(error = %e, "admin server: accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+}
+
+fn serve_connection(stream: TcpStream, admin: Arc<Admin>, graceful: &GracefulShutdown) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(admin.answer(&request)) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let watched = graceful.watch(connection);
+    tokio::spawn(async move {
+        if let Err(e) = watched.await {
+            tracing::debug!(error = %e, "admin connection");
+        }
+    });
+}
+
+type Answer = Response<Full<Bytes>>;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Admin {
+    fn answer<B>(&self, request: &Request<B>) -> Answer {
+        if !host_is_local(request) {
+            return answer(403, TEXT, "the Host header must be an IP address or localhost\n");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refusal = answer(405, TEXT, "only GET and HEAD\n");
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refusal;
+        }
+        match request.uri().path() {
+            "/metrics" => {
+                self.status.before_metrics();
+                answer(200, PROMETHEUS, self.handle.render())
+            }
+            "/healthz" => self.health(),
+            "/readyz" => self.readiness(),
+            "/api/status" => answer(200, JSON, json(&self.status.status())),
+            other => match self.status.extra(other) {
+                Some((status, kind, body)) => answer(status, kind, body),
+                None => answer(404, TEXT, format!("no such page; there are: {}\n", PATHS.join(" "))),
+            },
+        }
+    }
+
+    fn health(&self) -> Answer {
+        let age = self.heart.age();
+        if age <= HEARTBEAT_LIMIT {
+            answer(200, TEXT, "ok\n")
+        } else {
+            answer(503, TEXT, format!("the event loop has not turned for {:.1} s\n", age.as_secs_f64()))
+        }
+    }
+
+    fn readiness(&self) -> Answer {
+        let reasons = self.status.not_ready();
+        let status = if reasons.is_empty() { 200 } else { 503 };
+        answer(status, JSON, json(&serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons })))
+    }
+}
+
+fn json(value: &serde_json::Value) -> Vec<u8> {
+    let mut body = value.to_string().into_bytes();
+    body.push(b'\n');
+    body
+}
+
+fn answer(status: u16, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A page of another site can make a browser ask us under a name of its own that resolves to us; it cannot use an address.
+fn host_is_local<B>(request: &Request<B>) -> bool {
+    let header = request.headers().get(HOST).map(HeaderValue::to_str);
+    let host = match (request.uri().authority(), header) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(Ok(host))) => host,
+        (None, Some(Err(_))) => return false,
+        // HTTP/1.0; no browser.
+        (None, None) => return request.version() < http::Version::HTTP_11,
+    };
+    is_address_or_localhost(host)
+}
+
+/// `127.0.0.1`, `127.0.0.1:9000`, `[::1]`, `[::1]:9000`, `localhost`, `localhost:9000`.
+pub fn is_address_or_localhost(host: &str) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    !host.contains('@') && (bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok())
 }

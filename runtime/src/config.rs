@@ -3,14 +3,109 @@
 use crate::error::StartupError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
+
+/// Largest configuration file, bytes.
+const MAX_FILE: u64 = 4 << 20;
 
 /// Reads a file into `T` (which must `deny_unknown_fields`). Error `E-CONFIG` names file:line, the key, and the nearest known
 /// key (“did you mean”).
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, StartupError> {
-    let _ = path;
-    todo!("helper runtime")
+    let name = path.display().to_string();
+    let error = |message: String, hint: &str| StartupError::usage("E-CONFIG", message, hint);
+    let size = std::fs::metadata(path)
+        .map_err(|e| {
+            error(format!("{name}: cannot read the configuration: {e}"), "check the path given with --config")
+        })?
+        .len();
+    if size > MAX_FILE {
+        return Err(error(
+            format!("{name}: {size} bytes is too large for a configuration"),
+            "is this the right file?",
+        ));
+    }
+    let bytes = std::fs::read(path).map_err(|e| {
+        error(format!("{name}: cannot read the configuration: {e}"), "check the permissions of the file")
+    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| error(format!("{name}: not UTF-8 text"), "save the file as UTF-8"))?;
+    parse(&name, &text)
+}
+
+/// As [`load`], for text that is there already; `name` stands for the file in errors.
+pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, StartupError> {
+    toml::from_str(text).map_err(|e| explain(name, text, &e))
+}
+
+fn explain(name: &str, text: &str, error: &toml::de::Error) -> StartupError {
+    let at = error.span().map_or(0, |s| s.start.min(text.len()));
+    let before = text.get(..at).unwrap_or("");
+    let line = before.matches('\n').count() + 1;
+    let place = if error.span().is_some() { format!("{name}:{line}") } else { name.to_owned() };
+    let section = section(text, line);
+    let message = error.message().replace('\n', " ");
+    let hint = "see the commented list of all keys: config print --default";
+    let Some((key, known)) = unknown_field(&message) else {
+        let inside = section.map_or_else(String::new, |s| format!(" in {s}"));
+        return StartupError::usage("E-CONFIG", format!("{place}: {message}{inside}"), hint);
+    };
+    let inside = section.map_or_else(|| " at the top of the file".to_owned(), |s| format!(" in {s}"));
+    let mut text = format!("{place}: unknown key `{key}`{inside}");
+    if let Some(near) = nearest(&key, &known) {
+        text.push_str(&format!(" — did you mean `{near}`?"));
+        return StartupError::usage("E-CONFIG", text, hint);
+    }
+    StartupError::usage("E-CONFIG", text, format!("keys that exist here: {}", known.join(", ")))
+}
+
+/// The table header that `line` (from 1) stands under, as written: `[receiver]`, `[[channel]]`.
+fn section(text: &str, line: usize) -> Option<&str> {
+    let above = text.lines().take(line).map(str::trim).filter(|l| l.starts_with('['));
+    // An array that spans lines also starts lines with `[`; a header ends with `]` and has no comma.
+    let headers = above.filter_map(|l| {
+        let l = l.split('#').next().unwrap_or(l).trim_end();
+        (l.ends_with(']') && !l.contains(',')).then_some(l)
+    });
+    headers.last()
+}
+
+/// Takes serde's sentence apart: ``unknown field `a`, expected one of `b`, `c` ``.
+fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (key, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    Some((key.to_owned(), known))
+}
+
+/// The known key nearest to `key`, if it is near: at most a third of its letters differ.
+fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
+    let dashed = |s: &str| s.to_ascii_lowercase().replace('_', "-");
+    let key = dashed(key);
+    let best = known.iter().map(|k| (distance(&key, &dashed(k)), k)).min_by_key(|(d, _)| *d)?;
+    (best.0 <= (key.chars().count() / 3).max(1)).then_some(best.1)
+}
+
+/// Edits between two words, where swapping neighbours is one edit (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let same = usize::from(a[i - 1] != b[j - 1]);
+                let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + same);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    best = best.min(rows[i - 2][j - 2] + 1);
+                }
+                best
+            };
+        }
+    }
+    rows[a.len()][b.len()]
 }
 
 /// Bytes: `"4 MiB"`, `"512 KiB"`, `"64 MB"`, `"1000 B"`; a bare number is refused.
@@ -25,11 +120,86 @@ pub struct BitRate(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// A unit's name and how many base units it is. The first is the one to print when nothing larger fits.
+type Units = [(&'static str, u64)];
+
+const BYTES: &Units = &[
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("KB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+];
+const BITS: &Units = &[("bit/s", 1), ("kbit/s", 1000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)];
+const TIMES: &Units = &[
+    ("ns", 1),
+    ("us", 1000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("d", 86_400_000_000_000),
+];
+
+/// Reads `"1.5 MiB"`: a decimal number, optional spaces, a unit in any case. Fractions are exact or refused below one base unit.
+fn read(text: &str, units: &Units, what: &str, example: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (digits, unit) = (&text[..end], text[end..].trim());
+    let fault = |why: &str| format!("`{text}` is not {what}: {why}; write it as `{example}`");
+    if digits.is_empty() {
+        return Err(fault("it does not start with a number"));
+    }
+    if unit.is_empty() {
+        return Err(fault("the unit is missing"));
+    }
+    let exact = units.iter().find(|(name, _)| *name == unit);
+    let found = exact.or_else(|| units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)));
+    let Some((_, factor)) = found else {
+        let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
+        return Err(fault(&format!("unit `{unit}` is none of {}", names.join(", "))));
+    };
+    scale(digits, *factor).ok_or_else(|| fault("the number cannot be read, or is too large"))
+}
+
+/// `digits` × `factor` without floating point; what is finer than one base unit is cut off.
+fn scale(digits: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() || fraction.contains('.') || fraction.len() > 18 {
+        return None;
+    }
+    let mut value = u128::from(whole.parse::<u64>().ok()?) * u128::from(factor);
+    if !fraction.is_empty() {
+        let power = 10u128.pow(u32::try_from(fraction.len()).ok()?);
+        value += u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor) / power;
+    }
+    u64::try_from(value).ok()
+}
+
+/// The largest unit that divides the value, so that what is printed reads back as the same.
+fn print(f: &mut fmt::Formatter<'_>, value: u64, units: &Units, gap: &str) -> fmt::Result {
+    let fits = units.iter().filter(|(_, factor)| value.is_multiple_of(*factor) && value >= *factor);
+    let (name, factor) = fits.max_by_key(|(_, factor)| *factor).unwrap_or(&units[0]);
+    write!(f, "{}{gap}{name}", value / factor)
+}
+
 macro_rules! word_value {
-    ($t:ident) => {
+    ($t:ident, $units:ident, $gap:literal, $what:literal, $example:literal, $make:expr, $value:expr) => {
         impl<'de> Deserialize<'de> for $t {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+                struct Words;
+                impl serde::de::Visitor<'_> for Words {
+                    type Value = $t;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, concat!($what, " with its unit, as \"", $example, "\""))
+                    }
+                    fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<$t, E> {
+                        s.parse().map_err(E::custom)
+                    }
+                }
+                d.deserialize_str(Words)
             }
         }
         impl Serialize for $t {
@@ -40,18 +210,18 @@ macro_rules! word_value {
         impl std::str::FromStr for $t {
             type Err = String;
             fn from_str(s: &str) -> Result<Self, String> {
-                let _ = s;
-                todo!("helper runtime")
+                read(s, $units, $what, $example).map($make)
             }
         }
-        impl std::fmt::Display for $t {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                let _ = f;
-                todo!("helper runtime")
+        impl fmt::Display for $t {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                print(f, $value(self), $units, $gap)
             }
         }
     };
 }
-word_value!(ByteSize);
-word_value!(BitRate);
-word_value!(Span);
+word_value!(ByteSize, BYTES, " ", "a size", "4 MiB", ByteSize, |s: &ByteSize| s.0);
+word_value!(BitRate, BITS, " ", "a bit rate", "8 Mbit/s", BitRate, |s: &BitRate| s.0);
+word_value!(Span, TIMES, "", "a time", "500ms", |n| Span(Duration::from_nanos(n)), |s: &Span| {
+    u64::try_from(s.0.as_nanos()).unwrap_or(u64::MAX)
+});

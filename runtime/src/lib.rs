@@ -2,6 +2,10 @@
 //! configuration, errors, logs. No protocol and no decision lives here.
 //!
 //! It exists because `sender` and `receiver` never import each other and `common` is pure.
+//!
+//! `unsafe` is refused everywhere but in `udp/sys.rs` and `udp/iface.rs`, the two files that speak to the C library.
+
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod clock;
@@ -10,5 +14,6 @@ pub mod error;
 pub mod fetch;
 pub mod guard;
 pub mod log;
+pub mod notify;
 pub mod shutdown;
 pub mod udp;
