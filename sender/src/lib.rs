@@ -1,1 +1,54 @@
-//! `mahp-sender`.
+//! `mahp-sender` pulls HLS and DASH from web origins and puts each segment once on IP multicast.
+//!
+//! The way of a segment: [`origin`] follows the manifests and fetches objects, [`flow`] feeds each rendition's
+//! [`mahp_common::session::send::SendSession`] and hands its packets to the multicast socket. [`plan`] decides what goes
+//! where and how fast, [`description`] tells receivers, [`run`] wires everything and is the only place that starts
+//! detached tasks.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod description;
+pub mod flow;
+pub mod http;
+pub mod key;
+pub mod origin;
+pub mod plan;
+pub mod progress;
+pub mod run;
+pub mod sink;
+pub mod spool;
+pub mod status;
+
+use clap::Parser as _;
+use mahp_runtime::error::StartupError;
+
+/// The whole program: reads arguments, runs until the content ends or a signal comes.
+///
+/// # Errors
+/// What to print, and the exit status: 1 at run time, 2 for usage and configuration.
+pub fn main() -> Result<(), StartupError> {
+    let cli = cli::Cli::parse();
+    if let Some(cli::Command::Config { command }) = &cli.command {
+        return config::command(command);
+    }
+    let dry_run = cli.dry_run;
+    let json = cli.json;
+    let config = config::resolve(cli)?;
+    mahp_runtime::log::init(config.log_format, "info");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("mahp-sender").build().map_err(
+            |e| {
+                StartupError::runtime(
+                    "E-RUNTIME",
+                    format!("cannot start threads: {e}"),
+                    "raise the limit of processes (ulimit -u)",
+                )
+            },
+        )?;
+    let result = runtime
+        .block_on(async { if dry_run { run::dry_run(config, json).await } else { run::run(config).await } });
+    // Encoding jobs that nobody waits for any more must not delay the exit.
+    runtime.shutdown_background();
+    result
+}

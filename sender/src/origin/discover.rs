@@ -1,0 +1,213 @@
+//! Reads a channel's URL once: HLS or DASH, live or VOD, which renditions.
+
+use super::Origin;
+use super::hls::{self, HlsRendition};
+use crate::config::ChannelConfig;
+use mahp_common::catalog::{Format, Role};
+use mahp_common::{Object, ObjectKind};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::error::StartupError;
+use mahp_runtime::fetch::{FetchError, Fetcher, Request, Response};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// What is at a channel's URL.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// HLS or DASH.
+    pub format: Format,
+    /// Whether something is added.
+    pub live: bool,
+    /// Longest segment.
+    pub target_duration: Duration,
+    /// Master playlist or MPD; none when the URL is a media playlist.
+    pub manifest: Option<Manifest>,
+    /// Variants, EXT-X-MEDIA, Representations that are to be carried.
+    pub renditions: Vec<FoundRendition>,
+    /// URL prefixes of the channel.
+    pub prefixes: Vec<String>,
+}
+
+/// Master playlist or MPD.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// As configured.
+    pub url: Url,
+    /// Its bytes at the start.
+    pub object: Object,
+}
+
+/// One rendition to carry.
+#[derive(Clone, Debug)]
+pub struct FoundRendition {
+    /// Unique in the channel, fit for metric labels.
+    pub id: String,
+    /// What it carries.
+    pub role: Role,
+    /// Peak bit rate as told, or estimated.
+    pub bitrate_bps: u64,
+    /// Stable identity: groups and TSIs are derived from it.
+    pub key: String,
+    /// HLS: its media playlist.
+    pub playlist_url: Option<Url>,
+    /// Patterns of its segments' URLs.
+    pub url_patterns: Vec<String>,
+    /// RFC 6381 codecs.
+    pub codecs: Option<String>,
+    /// `1280x720`.
+    pub resolution: Option<String>,
+    /// BCP 47.
+    pub language: Option<String>,
+    /// How to follow it.
+    pub what: What,
+}
+
+/// How to follow a rendition.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A media playlist.
+    Hls(HlsRendition),
+}
+
+/// Reads the channel's URL and what it refers to.
+///
+/// # Errors
+/// `E-ORIGIN-UNREACHABLE`, `E-ORIGIN-STATUS`, `E-ORIGIN-TYPE`, `E-CONFIG` (no rendition passes the filter).
+pub async fn discover(
+    fetcher: &Fetcher,
+    clock: Clock,
+    config: &ChannelConfig,
+) -> Result<Found, StartupError> {
+    let origin = Origin { fetcher: fetcher.clone(), clock, status: Arc::default() };
+    let request = Request { accept_gzip: true, ..Request::default() };
+    let response = origin.get(&config.url, request).await.map_err(|e| origin_error(&e))?;
+    let found = match mahp_common::manifest::sniff(&response.body) {
+        Some(Format::Hls) => hls::discover(&origin, config, &response).await?,
+        Some(Format::Dash) | None => return Err(not_a_manifest(config, &response)),
+    };
+    if found.renditions.is_empty() {
+        return Err(StartupError::usage(
+            "E-CONFIG",
+            format!("{}: no rendition left to carry", config.url),
+            format!(
+                "`renditions` is {:?}; mahp-sender --dry-run {} shows what there is",
+                config.renditions, config.url
+            ),
+        ));
+    }
+    Ok(found)
+}
+
+/// The manifest as an object.
+pub(super) fn manifest_object(origin: &Origin, url: &Url, response: &Response) -> Object {
+    Object::new(origin.meta(url, response, ObjectKind::Manifest), response.body.clone())
+}
+
+fn not_a_manifest(config: &ChannelConfig, response: &Response) -> StartupError {
+    let kind = super::text(&response.headers, http::header::CONTENT_TYPE).unwrap_or_else(|| "missing".into());
+    let start: String = String::from_utf8_lossy(&response.body[..response.body.len().min(24)])
+        .chars()
+        .map(|c| if c.is_control() { '.' } else { c })
+        .collect();
+    StartupError::runtime(
+        "E-ORIGIN-TYPE",
+        format!("{} is neither HLS nor DASH (content-type {kind}, starts \"{start}\")", config.url),
+        "give the address of the .m3u8 or .mpd itself, not of a page that plays it",
+    )
+}
+
+/// An origin's refusal at the start, for people.
+pub(super) fn origin_error(error: &FetchError) -> StartupError {
+    match error {
+        FetchError::Status { status: status @ (401 | 403), .. } => StartupError::runtime(
+            "E-ORIGIN-STATUS",
+            error.to_string(),
+            format!(
+                "the origin refuses this sender with {status}: is a token missing or too old, or this address not allowed?"
+            ),
+        ),
+        FetchError::Status { .. } => StartupError::runtime(
+            "E-ORIGIN-STATUS",
+            error.to_string(),
+            "try the address in a player or with curl -v; quote it in the shell",
+        ),
+        FetchError::BadUrl(_) => {
+            StartupError::usage("E-URL", error.to_string(), "use an http or https address")
+        }
+        _ => StartupError::runtime(
+            "E-ORIGIN-UNREACHABLE",
+            error.to_string(),
+            "is the name right, the origin up, and does a firewall let this host out? curl -v shows more",
+        ),
+    }
+}
+
+/// Whether a rendition passes `renditions`.
+pub(super) fn wanted(filter: &[String], r: &FoundRendition) -> bool {
+    let role = match r.role {
+        Role::Manifest => "manifest",
+        Role::Video => "video",
+        Role::Audio => "audio",
+        Role::Text => "text",
+        Role::Other => "other",
+    };
+    let names = [Some(r.id.as_str()), Some(role), r.resolution.as_deref(), r.language.as_deref()];
+    filter.is_empty() || filter.iter().any(|f| names.iter().flatten().any(|n| n.eq_ignore_ascii_case(f)))
+}
+
+/// Makes ids fit for labels and unique.
+pub(super) fn name_renditions(renditions: &mut [FoundRendition]) {
+    let mut seen = std::collections::BTreeSet::from(["manifest".to_owned()]);
+    for r in renditions {
+        let clean: String =
+            r.id.chars()
+                .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+                .take(48)
+                .collect();
+        let clean = if clean.is_empty() { "rendition".to_owned() } else { clean };
+        let free = (2..).map(|n| format!("{clean}-{n}"));
+        r.id = std::iter::once(clean.clone()).chain(free).find(|n| !seen.contains(n)).unwrap_or(clean);
+        seen.insert(r.id.clone());
+    }
+}
+
+/// The folder of a URL, without query.
+pub(super) fn folder(url: &Url) -> String {
+    let mut folder = url.clone();
+    folder.set_query(None);
+    folder.set_fragment(None);
+    folder.join(".").map_or_else(|_| folder.to_string(), |f| f.to_string())
+}
+
+/// Prefixes without those that another one covers.
+pub(super) fn shortest(mut prefixes: Vec<String>) -> Vec<String> {
+    prefixes.sort();
+    prefixes.dedup();
+    let all = prefixes.clone();
+    prefixes.retain(|p| !all.iter().any(|q| q != p && p.starts_with(q.as_str())));
+    prefixes
+}
+
+/// A pattern that all of `urls` match: common start, `*`, common end; whole when there is only one.
+pub(super) fn pattern<'a>(urls: impl IntoIterator<Item = &'a Url>) -> Option<String> {
+    let texts: Vec<&str> =
+        urls.into_iter().map(Url::as_str).map(|u| u.split(['?', '#']).next().unwrap_or(u)).collect();
+    let first = *texts.first()?;
+    if texts.iter().all(|t| *t == first) {
+        return Some(first.to_owned());
+    }
+    let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let start = texts.iter().map(|t| common(first, t)).min()?;
+    // Numbers are kept whole: of seg_10 and seg_11, the pattern is seg_*, not seg_1*.
+    let start = first.get(..start)?.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let end = texts
+        .iter()
+        .map(|t| first.bytes().rev().zip(t.bytes().rev()).take_while(|(x, y)| x == y).count())
+        .min()?;
+    let shortest = texts.iter().map(|t| t.len()).min()?;
+    let end = end.min(shortest.saturating_sub(start));
+    let tail =
+        first.get(first.len() - end..).unwrap_or_default().trim_start_matches(|c: char| c.is_ascii_digit());
+    Some(format!("{}*{tail}", first.get(..start)?))
+}

@@ -1,0 +1,393 @@
+//! HLS: which renditions a playlist offers, and which segments of a media playlist are new.
+
+use super::discover::{self, Found, FoundRendition, Manifest, What, folder, origin_error, pattern, shortest};
+use super::vod::Track;
+use super::{Origin, Want};
+use crate::config::ChannelConfig;
+use mahp_common::catalog::{Format, Role};
+use mahp_common::manifest::hls::{Map, Master, Media, Playlist, Segment};
+use mahp_common::{Object, ObjectKind};
+use mahp_runtime::error::StartupError;
+use mahp_runtime::fetch::{FetchError, Request, Response};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use url::Url;
+
+/// A media playlist to follow.
+#[derive(Clone, Debug)]
+pub struct HlsRendition {
+    /// Its URL, as a player would ask for it.
+    pub url: Url,
+    /// Variables of the master playlist.
+    pub imports: Vec<(String, String)>,
+    /// As it was at the start, when it could be had.
+    pub first: Option<Version>,
+}
+
+/// One version of a media playlist.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Its bytes.
+    pub object: Object,
+    /// Its meaning.
+    pub media: Media,
+    /// Where it came from after redirects: base of its references.
+    pub base: Url,
+}
+
+/// Reads an answer as a media playlist.
+///
+/// # Errors
+/// One line of why not.
+pub fn version(
+    origin: &Origin,
+    url: &Url,
+    imports: &[(String, String)],
+    response: &Response,
+) -> Result<Version, String> {
+    match Playlist::parse(&response.body, &response.final_url, imports) {
+        Ok(Playlist::Media(media)) => Ok(Version {
+            object: discover::manifest_object(origin, url, response),
+            media,
+            base: response.final_url.clone(),
+        }),
+        Ok(Playlist::Master(_)) => Err(format!("{url}: a master playlist where a media playlist should be")),
+        Err(e) => Err(format!("{url}: {e}")),
+    }
+}
+
+/// Reads what a channel's URL offers.
+///
+/// # Errors
+/// See [`discover::discover`].
+pub async fn discover(
+    origin: &Origin,
+    config: &ChannelConfig,
+    response: &Response,
+) -> Result<Found, StartupError> {
+    let parsed = Playlist::parse(&response.body, &response.final_url, &[]).map_err(|e| {
+        StartupError::runtime(
+            "E-ORIGIN-TYPE",
+            format!("{} cannot be read as a playlist: {e}", config.url),
+            "check the playlist with a validator",
+        )
+    })?;
+    let (manifest, mut renditions) = match parsed {
+        Playlist::Master(master) => {
+            let object = discover::manifest_object(origin, &config.url, response);
+            let manifest = Manifest { url: config.url.clone(), object };
+            (Some(manifest), of_master(config, &master, &response.final_url))
+        }
+        Playlist::Media(media) => {
+            let object = discover::manifest_object(origin, &config.url, response);
+            let first = Version { object, media, base: response.final_url.clone() };
+            (None, vec![of_media(config.url.clone(), first)])
+        }
+    };
+    discover::name_renditions(&mut renditions);
+    renditions.retain(|r| discover::wanted(&config.renditions, r));
+    load_playlists(origin, &mut renditions).await?;
+    for r in &mut renditions {
+        if r.bitrate_bps == 0 {
+            r.bitrate_bps = estimate(origin, r).await;
+        }
+    }
+    Ok(found(config, manifest, renditions, response))
+}
+
+fn found(
+    config: &ChannelConfig,
+    manifest: Option<Manifest>,
+    mut renditions: Vec<FoundRendition>,
+    response: &Response,
+) -> Found {
+    let mut prefixes = vec![folder(&config.url), folder(&response.final_url)];
+    let mut live = false;
+    let mut target_duration = Duration::ZERO;
+    for r in &mut renditions {
+        let What::Hls(hls) = &r.what else { continue };
+        prefixes.push(folder(&hls.url));
+        let Some(version) = &hls.first else { continue };
+        live |= !version.media.endlist;
+        target_duration = target_duration.max(version.media.target_duration);
+        let urls: Vec<Url> =
+            version.media.segments.iter().filter_map(|s| version.base.join(&s.uri).ok()).collect();
+        // A few tell: hosts and folders seldom change within a playlist.
+        prefixes.extend(urls.first().into_iter().chain(urls.last()).map(folder));
+        r.url_patterns = pattern(&urls).into_iter().collect();
+    }
+    Found { format: Format::Hls, live, target_duration, manifest, renditions, prefixes: shortest(prefixes) }
+}
+
+fn of_media(url: Url, first: Version) -> FoundRendition {
+    FoundRendition {
+        id: "main".into(),
+        role: Role::Video,
+        bitrate_bps: 0,
+        key: url.to_string(),
+        playlist_url: Some(url.clone()),
+        url_patterns: Vec::new(),
+        codecs: None,
+        resolution: None,
+        language: None,
+        what: What::Hls(HlsRendition { url, imports: Vec::new(), first: Some(first) }),
+    }
+}
+
+/// Renditions of a master playlist: each media playlist once, with the highest BANDWIDTH that names it.
+fn of_master(config: &ChannelConfig, master: &Master, base: &Url) -> Vec<FoundRendition> {
+    let mut out: Vec<FoundRendition> = Vec::new();
+    let one = |url: Url, id: String, role: Role| FoundRendition {
+        id,
+        role,
+        bitrate_bps: 0,
+        key: url.to_string(),
+        playlist_url: Some(url.clone()),
+        url_patterns: Vec::new(),
+        codecs: None,
+        resolution: None,
+        language: None,
+        what: What::Hls(HlsRendition { url, imports: master.variables.clone(), first: None }),
+    };
+    for v in master.variants.iter().filter(|v| config.include_iframes || !v.iframes_only) {
+        let Ok(url) = base.join(&v.uri) else { continue };
+        if let Some(known) = out.iter_mut().find(|r| r.playlist_url.as_ref() == Some(&url)) {
+            known.bitrate_bps = known.bitrate_bps.max(v.bandwidth);
+            continue;
+        }
+        let size = v.resolution.clone().unwrap_or_else(|| format!("{}k", v.bandwidth / 1000));
+        let audio_only = v.resolution.is_none() && v.codecs.as_deref().is_some_and(audio_codecs);
+        let (id, role) = match (v.iframes_only, audio_only) {
+            (true, _) => (format!("iframes-{size}"), Role::Other),
+            (_, true) => (format!("audio-{size}"), Role::Audio),
+            _ => (size, Role::Video),
+        };
+        let r = one(url, id, role);
+        out.push(FoundRendition {
+            bitrate_bps: v.bandwidth,
+            codecs: v.codecs.clone(),
+            resolution: v.resolution.clone(),
+            ..r
+        });
+    }
+    for m in &master.media {
+        let Ok(url) = base.join(&m.uri) else { continue };
+        if out.iter().any(|r| r.playlist_url.as_ref() == Some(&url)) {
+            continue;
+        }
+        let (word, role) = match m.media_type.as_str() {
+            "AUDIO" => ("audio", Role::Audio),
+            "VIDEO" => ("video", Role::Video),
+            "SUBTITLES" | "CLOSED-CAPTIONS" => ("text", Role::Text),
+            _ => ("other", Role::Other),
+        };
+        let r = one(url, format!("{word}-{}", m.language.as_deref().unwrap_or(&m.name)), role);
+        out.push(FoundRendition { language: m.language.clone(), ..r });
+    }
+    out
+}
+
+fn audio_codecs(codecs: &str) -> bool {
+    let mut codecs = codecs.split(',').map(str::trim).filter(|c| !c.is_empty()).peekable();
+    codecs.peek().is_some()
+        && codecs.all(|c| {
+            ["mp4a", "ac-3", "ec-3", "ac-4", "opus", "Opus", "fLaC", "flac"].iter().any(|a| c.starts_with(a))
+        })
+}
+
+/// Fetches all media playlists at once. One that fails is followed all the same; when all fail, the first error stops the start.
+async fn load_playlists(origin: &Origin, renditions: &mut [FoundRendition]) -> Result<(), StartupError> {
+    let mut loads = JoinSet::new();
+    for (i, r) in renditions.iter().enumerate() {
+        let What::Hls(HlsRendition { url, imports, first: None }) = &r.what else { continue };
+        let (origin, url, imports) = (origin.clone(), url.clone(), imports.clone());
+        loads.spawn(async move { (i, load(&origin, &url, &imports).await) });
+    }
+    let mut refused: Option<(usize, StartupError)> = None;
+    while let Some(done) = loads.join_next().await {
+        let Ok((i, result)) = done else { continue };
+        let What::Hls(hls) = &mut renditions[i].what else { continue };
+        match result {
+            Ok(version) => hls.first = Some(version),
+            Err(e) => {
+                tracing::warn!(rendition = renditions[i].id, "{}", e.message);
+                if refused.as_ref().is_none_or(|(j, _)| i < *j) {
+                    refused = Some((i, e));
+                }
+            }
+        }
+    }
+    let any = renditions.iter().any(|r| matches!(&r.what, What::Hls(HlsRendition { first: Some(_), .. })));
+    match refused {
+        Some((_, e)) if !any => Err(e),
+        _ => Ok(()),
+    }
+}
+
+async fn load(origin: &Origin, url: &Url, imports: &[(String, String)]) -> Result<Version, StartupError> {
+    let request = Request { accept_gzip: true, ..Request::default() };
+    let response = origin.get(url, request).await.map_err(|e| origin_error(&e))?;
+    version(origin, url, imports, &response)
+        .map_err(|e| StartupError::runtime("E-ORIGIN-TYPE", e, "check the playlist with a validator"))
+}
+
+/// Bit rate where nothing tells it: from the sizes of the last few segments, with a margin.
+async fn estimate(origin: &Origin, r: &FoundRendition) -> u64 {
+    let default = match r.role {
+        Role::Video => 6_000_000,
+        Role::Audio => 192_000,
+        _ => 64_000,
+    };
+    let What::Hls(HlsRendition { first: Some(version), .. }) = &r.what else { return default };
+    let (mut bytes, mut time) = (0u64, Duration::ZERO);
+    for s in version.media.segments.iter().rev().filter(|s| !s.gap && !s.duration.is_zero()).take(3) {
+        let size = match (s.range, version.base.join(&s.uri)) {
+            (Some(range), _) => range.len(),
+            (None, Ok(url)) => match size_of(origin, &url).await {
+                Ok(size) => size,
+                Err(_) => continue,
+            },
+            (None, Err(_)) => continue,
+        };
+        bytes += size;
+        time += s.duration;
+    }
+    if bytes == 0 || time.is_zero() {
+        return default;
+    }
+    // Segments vary by about a quarter around their mean.
+    (bytes as f64 * 8.0 / time.as_secs_f64() * 1.25) as u64
+}
+
+/// Length of a file, from the Content-Range of its first byte, or from its body where ranges are not understood.
+pub(super) async fn size_of(origin: &Origin, url: &Url) -> Result<u64, FetchError> {
+    let response = origin.get(url, Request { range: Some((0, Some(0))), ..Request::default() }).await?;
+    Ok(response.range.and_then(|r| r.complete).unwrap_or(response.body.len() as u64))
+}
+
+/// What to fetch for a segment: its init segment and keys (where carried), then itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewSegment {
+    /// Media sequence number.
+    pub sequence: u64,
+    /// The segment.
+    pub want: Want,
+    /// EXT-X-MAP in force.
+    pub map: Option<Want>,
+    /// URIs of AES-128 keys in force.
+    pub keys: Vec<Want>,
+}
+
+/// What a version of the playlist brings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct News {
+    /// New segments, in order.
+    pub segments: Vec<NewSegment>,
+    /// Segments that passed unseen (a jump forward).
+    pub skipped: u64,
+    /// The origin began anew: media sequence numbers or their URIs are others.
+    pub restarted: bool,
+    /// The version is older than one seen before: nothing in it is used.
+    pub stale: bool,
+}
+
+/// How many sequence numbers behind the window are remembered, to tell an old version from a restart.
+const REMEMBERED: usize = 4096;
+
+/// Tells new segments from known ones, over restarts of the origin.
+#[derive(Clone, Debug)]
+pub struct Tracker {
+    start: usize,
+    known: BTreeMap<u64, String>,
+    window: BTreeSet<u64>,
+}
+
+impl Tracker {
+    /// Begins with the last `start` segments of the first version.
+    pub fn new(start: usize) -> Tracker {
+        Tracker { start, known: BTreeMap::new(), window: BTreeSet::new() }
+    }
+
+    /// Takes the next version of the playlist.
+    pub fn update(&mut self, version: &Version) -> News {
+        let segments = &version.media.segments;
+        let mut news = News::default();
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return news };
+        let newest = self.known.keys().next_back().copied();
+        if let Some(newest) = newest {
+            let same = |s: &Segment| self.known.get(&s.sequence).is_none_or(|uri| *uri == s.uri);
+            let all_known = segments.iter().all(|s| self.known.get(&s.sequence) == Some(&s.uri));
+            if last.sequence < newest && all_known {
+                news.stale = true;
+                return news;
+            }
+            if last.sequence < newest || !segments.iter().all(same) {
+                news.restarted = true;
+                self.known.clear();
+            } else if first.sequence > newest + 1 {
+                news.skipped = first.sequence - newest - 1;
+            }
+        }
+        let begin = match (newest, news.restarted) {
+            (Some(newest), false) => newest + 1,
+            _ => {
+                segments.get(segments.len().saturating_sub(self.start)).map_or(last.sequence, |s| s.sequence)
+            }
+        };
+        for s in segments {
+            let fresh = self.known.insert(s.sequence, s.uri.clone()).is_none();
+            if fresh && s.sequence >= begin && !s.gap {
+                news.segments.extend(new_segment(version, s));
+            }
+        }
+        self.window = segments.iter().map(|s| s.sequence).collect();
+        while self.known.len() > REMEMBERED.max(self.window.len()) {
+            self.known.pop_first();
+        }
+        news
+    }
+
+    /// Whether the newest version still lists this sequence number.
+    pub fn lists(&self, sequence: u64) -> bool {
+        self.window.contains(&sequence)
+    }
+}
+
+/// Everything that a segment needs. None: its URI cannot be resolved.
+pub fn new_segment(version: &Version, s: &Segment) -> Option<NewSegment> {
+    let want = |uri: &str, range, kind, duration| {
+        Some(Want { url: version.base.join(uri).ok()?, range, kind, media_time: None, duration })
+    };
+    let map = |m: &Map| want(&m.uri, m.range, ObjectKind::Init, None);
+    let keys = s.keys.iter().filter(|k| k.method == "AES-128").filter_map(|k| k.uri.as_deref());
+    let http = |w: &Want| matches!(w.url.scheme(), "http" | "https");
+    Some(NewSegment {
+        sequence: s.sequence,
+        want: want(&s.uri, s.range, ObjectKind::Media, Some(s.duration)).filter(http)?,
+        map: s.map.as_ref().and_then(map).filter(http),
+        keys: keys.filter_map(|uri| want(uri, None, ObjectKind::Other, None)).filter(http).collect(),
+    })
+}
+
+/// A complete playlist as a track for the carousel, and its duration. None: the playlist could not be had at the start.
+pub fn track(
+    rendition: &HlsRendition,
+    number: usize,
+    rate_bps: u64,
+    carry_keys: bool,
+) -> Option<(Track, Duration)> {
+    let version = rendition.first.as_ref()?;
+    let mut track = Track { number, rate_bps, manifests: vec![version.object.clone()], ..Track::default() };
+    let mut known = BTreeSet::new();
+    let mut start = Duration::ZERO;
+    for s in &version.media.segments {
+        if let Some(new) = new_segment(version, s).filter(|_| !s.gap) {
+            let keys = new.keys.into_iter().filter(|_| carry_keys);
+            track.inits.extend(keys.chain(new.map).filter(|w| known.insert(w.key())));
+            track.segments.push((start, Want { media_time: Some(start), ..new.want }));
+        }
+        start += s.duration;
+    }
+    Some((track, start))
+}

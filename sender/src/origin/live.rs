@@ -1,0 +1,330 @@
+//! Follows a live HLS media playlist.
+
+use super::hls::{HlsRendition, NewSegment, Tracker, Version, version};
+use super::outbox::{Outbox, Step};
+use super::{Origin, Want, text};
+use crate::sink::{Item, ObjectSink};
+use http::HeaderMap;
+use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use mahp_common::{Digest, Object, ObjectKind, Time};
+use mahp_runtime::fetch::{FetchError, Request, Response};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use url::Url;
+
+/// Segments at the live edge to begin with, so that receivers that join have something.
+pub const START_SEGMENTS: usize = 3;
+/// Init segments are sent again this often.
+const INIT_REPEAT: Duration = Duration::from_secs(10);
+/// Bounds of the time between two requests for a playlist.
+const POLL_MIN: Duration = Duration::from_millis(200);
+/// Upper bound.
+const POLL_MAX: Duration = Duration::from_secs(30);
+
+/// Options of a follower.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowOptions {
+    /// Keys are carried too.
+    pub carry_keys: bool,
+}
+
+/// Follows until the origin ends the stream (EXT-X-ENDLIST) and everything is sent.
+pub async fn follow(
+    origin: Origin,
+    sink: Arc<dyn ObjectSink>,
+    rendition: HlsRendition,
+    options: FollowOptions,
+) {
+    let mut follower = Follower::new(origin, sink, rendition, options);
+    while !follower.finished() {
+        follower.step().await;
+    }
+}
+
+struct Follower {
+    origin: Origin,
+    outbox: Outbox,
+    options: FollowOptions,
+    tracker: Tracker,
+    poll: Poll,
+    map: Option<String>,
+    inits: BTreeMap<String, Object>,
+    keys: BTreeMap<String, ()>,
+    repeat_at: Time,
+    ended: bool,
+}
+
+impl Follower {
+    fn new(
+        origin: Origin,
+        sink: Arc<dyn ObjectSink>,
+        rendition: HlsRendition,
+        options: FollowOptions,
+    ) -> Follower {
+        let outbox = Outbox::new(origin.clone(), sink);
+        let now = origin.clock.now();
+        let mut follower = Follower {
+            outbox,
+            options,
+            tracker: Tracker::new(START_SEGMENTS),
+            poll: Poll::new(&origin, rendition.url, rendition.imports),
+            map: None,
+            inits: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            repeat_at: now + INIT_REPEAT,
+            ended: false,
+            origin,
+        };
+        if let Some(first) = rendition.first {
+            follower.poll.seen(&first);
+            follower.on_version(first);
+        }
+        follower
+    }
+
+    fn finished(&self) -> bool {
+        self.ended && self.outbox.is_idle()
+    }
+
+    async fn step(&mut self) {
+        let clock = self.origin.clock;
+        tokio::select! {
+            step = self.outbox.step() => if let Step::Fetched(object) = step {
+                self.on_fetched(object);
+            },
+            answer = self.poll.answer(), if !self.ended => if let Some(version) = answer {
+                self.on_version(version);
+            },
+            () = sleep_until(clock.instant(self.repeat_at).into()) => self.repeat_inits(),
+        }
+    }
+
+    fn on_version(&mut self, version: Version) {
+        let news = self.tracker.update(&version);
+        if news.stale {
+            tracing::debug!(url = %self.poll.url, "an older version of the playlist; ignored");
+            return;
+        }
+        if news.restarted {
+            tracing::info!(url = %self.poll.url, "the origin began anew; following from its live edge");
+            (self.map, self.inits, self.keys) = (None, BTreeMap::new(), BTreeMap::new());
+        }
+        if news.skipped > 0 {
+            tracing::warn!(url = %self.poll.url, skipped = news.skipped, "segments passed unseen");
+            self.origin.status.skipped.fetch_add(news.skipped, Relaxed);
+        }
+        self.outbox.hold = version.media.target_duration.max(Duration::from_millis(500));
+        for segment in news.segments {
+            self.want(segment);
+        }
+        let tracker = &self.tracker;
+        self.outbox.keep(|sequence| tracker.lists(sequence));
+        self.outbox.push(Item::new(version.object));
+        self.ended = version.media.endlist;
+    }
+
+    fn want(&mut self, segment: NewSegment) {
+        for key in segment.keys.into_iter().filter(|_| self.options.carry_keys) {
+            if self.keys.insert(key.key(), ()).is_none() {
+                self.outbox.want(key, segment.sequence);
+            }
+        }
+        if let Some(map) = segment.map {
+            let key = map.key();
+            if self.map.as_ref() != Some(&key) {
+                match self.inits.get(&key) {
+                    Some(known) => self.outbox.push(Item::repeat(known.clone())),
+                    None => self.outbox.want(map, segment.sequence),
+                }
+                self.map = Some(key);
+            }
+        }
+        self.outbox.want(segment.want, segment.sequence);
+    }
+
+    fn on_fetched(&mut self, object: Object) {
+        if object.meta.kind == ObjectKind::Init
+            && let Ok(url) = Url::parse(&object.meta.url)
+        {
+            // The key as it was wanted: without the complete length that the answer told.
+            let want = Want {
+                url,
+                range: object.meta.range,
+                kind: ObjectKind::Init,
+                media_time: None,
+                duration: None,
+            };
+            while self.inits.len() >= 16 {
+                self.inits.pop_first();
+            }
+            self.inits.insert(want.key(), object);
+        }
+    }
+
+    fn repeat_inits(&mut self) {
+        self.repeat_at = self.origin.clock.now() + INIT_REPEAT;
+        let current = self.map.as_ref().and_then(|k| self.inits.get(k));
+        if let Some(object) = current.filter(|_| self.outbox.has_room()) {
+            self.outbox.push(Item::repeat(object.clone()));
+        }
+    }
+}
+
+/// Asks for a media playlist at the times of RFC 8216 section 6.3.4: after the target duration when it changed, after half
+/// of it when it did not.
+struct Poll {
+    origin: Origin,
+    url: Url,
+    imports: Vec<(String, String)>,
+    next: Time,
+    target: Duration,
+    validators: HeaderMap,
+    last: Option<Digest>,
+    request: JoinSet<Result<Response, FetchError>>,
+    asked_at: Time,
+    failures: u32,
+}
+
+impl Poll {
+    fn new(origin: &Origin, url: Url, imports: Vec<(String, String)>) -> Poll {
+        let now = origin.clock.now();
+        Poll {
+            origin: origin.clone(),
+            url,
+            imports,
+            next: now,
+            target: Duration::from_secs(2),
+            validators: HeaderMap::new(),
+            last: None,
+            request: JoinSet::new(),
+            asked_at: now,
+            failures: 0,
+        }
+    }
+
+    fn seen(&mut self, version: &Version) {
+        self.target = version.media.target_duration.clamp(POLL_MIN, POLL_MAX);
+        self.last = version.object.meta.digest;
+        self.next = self.asked_at + self.target;
+        self.failures = 0;
+    }
+
+    /// The next changed version, or none when there was no change (or no answer). Cancel safe.
+    async fn answer(&mut self) -> Option<Version> {
+        if self.request.is_empty() {
+            sleep_until(self.origin.clock.instant(self.next).into()).await;
+            self.ask();
+        }
+        match self.request.join_next().await {
+            Some(Ok(result)) => self.on_answer(result),
+            _ => {
+                self.next = self.origin.clock.now() + POLL_MIN;
+                None
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let (origin, url) = (self.origin.clone(), self.url.clone());
+        let request = Request {
+            headers: self.validators.clone(),
+            accept_gzip: true,
+            timeout: Some(Duration::from_secs(10)),
+            ..Request::default()
+        };
+        self.asked_at = origin.clock.now();
+        self.request.spawn(async move { origin.get(&url, request).await });
+    }
+
+    fn on_answer(&mut self, result: Result<Response, FetchError>) -> Option<Version> {
+        let response = match result {
+            Ok(response) => response,
+            Err(FetchError::Status { status: 304, .. }) => {
+                self.unchanged();
+                return None;
+            }
+            Err(e) => {
+                self.trouble(&e.to_string());
+                return None;
+            }
+        };
+        self.remember(&response);
+        match version(&self.origin, &self.url, &self.imports, &response) {
+            Ok(version) if version.object.meta.digest == self.last => {
+                self.unchanged();
+                None
+            }
+            Ok(version) => {
+                self.seen(&version);
+                Some(version)
+            }
+            Err(e) => {
+                self.origin.status.origin_bad(e.clone());
+                self.trouble(&e);
+                None
+            }
+        }
+    }
+
+    fn unchanged(&mut self) {
+        self.failures = 0;
+        self.next = self.asked_at + (self.target / 2).max(POLL_MIN);
+    }
+
+    fn trouble(&mut self, why: &str) {
+        if self.failures == 0 {
+            tracing::warn!("{why}");
+        }
+        self.failures += 1;
+        self.next = self.origin.clock.now() + (self.target / 2).max(POLL_MIN);
+    }
+
+    fn remember(&mut self, response: &Response) {
+        self.validators = HeaderMap::new();
+        for (name, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
+            if let Some(value) = text(&response.headers, name).and_then(|v| v.parse().ok()) {
+                self.validators.insert(condition, value);
+                break;
+            }
+        }
+    }
+}
+
+/// A master playlist is asked for again this often: it seldom changes.
+const MANIFEST_POLL: Duration = Duration::from_secs(30);
+/// And sent again this often, for those who join late.
+const MANIFEST_REPEAT: Duration = Duration::from_secs(2);
+
+/// Carries a live master playlist, each version, until dropped.
+pub async fn follow_manifest(origin: Origin, sink: Arc<dyn ObjectSink>, url: Url, first: Object) {
+    let mut current = first;
+    sink.put(Item::new(current.clone())).await;
+    let mut poll_at = origin.clock.now() + MANIFEST_POLL;
+    loop {
+        tokio::time::sleep(MANIFEST_REPEAT).await;
+        sink.put(Item::repeat(current.clone())).await;
+        if origin.clock.now() < poll_at {
+            continue;
+        }
+        poll_at = origin.clock.now() + MANIFEST_POLL;
+        let want = Want {
+            url: url.clone(),
+            range: None,
+            kind: ObjectKind::Manifest,
+            media_time: None,
+            duration: None,
+        };
+        match origin.fetch(&want).await {
+            Ok(object) if object.meta.digest != current.meta.digest => {
+                sink.put(Item::new(object.clone())).await;
+                current = object;
+            }
+            Ok(_) => {}
+            Err(e) => tracing::debug!("{e}"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Origins: manifests are read and followed, objects fetched.
+//!
+//! [`discover`] reads a URL once and tells what is there. Then [`live`] (HLS) and [`dash_live`] follow what grows, and
+//! [`vod`] goes through what is complete. Each rendition has a task of its own, so that a slow or dead origin stalls
+//! nobody else.
+
+pub mod discover;
+pub mod hls;
+pub mod live;
+pub mod outbox;
+pub mod vod;
+
+use crate::status::RenditionStatus;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED};
+use mahp_common::{ByteRange, Object, ObjectKind, ObjectMeta};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::fetch::{FetchError, Fetcher, Request, Response};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// Something to fetch and send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Want {
+    /// As a player would ask for it.
+    pub url: Url,
+    /// Part of the file.
+    pub range: Option<ByteRange>,
+    /// Manifest, init, media, other.
+    pub kind: ObjectKind,
+    /// Start on the presentation timeline, where known.
+    pub media_time: Option<Duration>,
+    /// Duration of media in it.
+    pub duration: Option<Duration>,
+}
+
+impl Want {
+    /// Identity for “never twice”.
+    pub fn key(&self) -> String {
+        match self.range {
+            Some(r) => format!("{}#{}-{}", self.url, r.first, r.last),
+            None => self.url.to_string(),
+        }
+    }
+}
+
+/// A rendition's access to its origin: client, clock, counters.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Shared client.
+    pub fetcher: Fetcher,
+    /// Shared clock.
+    pub clock: Clock,
+    /// Counters of the rendition.
+    pub status: Arc<RenditionStatus>,
+}
+
+/// Until the headers of a media response: a live edge that holds requests for parts answers within a few seconds.
+const FIRST_BYTE: Duration = Duration::from_secs(8);
+
+impl Origin {
+    /// Fetches an object.
+    ///
+    /// # Errors
+    /// Of the client; a short body or a wrong range is [`FetchError::Body`].
+    pub async fn fetch(&self, want: &Want) -> Result<Object, FetchError> {
+        let request = Request {
+            range: want.range.map(|r| (r.first, Some(r.last))),
+            first_byte_timeout: Some(FIRST_BYTE),
+            accept_gzip: want.kind == ObjectKind::Manifest,
+            ..Request::default()
+        };
+        let response = self.get(&want.url, request).await?;
+        let (range, body) = cut(want, &response)?;
+        let mut meta = self.meta(&want.url, &response, want.kind);
+        meta.range = range;
+        meta.media_time = want.media_time;
+        meta.duration = want.duration;
+        Ok(Object::new(meta, body))
+    }
+
+    /// One request, counted and timed.
+    ///
+    /// # Errors
+    /// Of the client. Status 304 is an error of the client but no trouble of the origin.
+    pub async fn get(&self, url: &Url, request: Request) -> Result<Response, FetchError> {
+        let start = self.clock.now();
+        let result = self.fetcher.get(url, request).await;
+        let took = self.clock.now().since(start);
+        match &result {
+            Ok(_) | Err(FetchError::Status { status: 304, .. }) => {
+                metrics::histogram!("mahp_sender_origin_fetch_seconds").record(took.as_secs_f64());
+                self.status.origin_good(took);
+            }
+            Err(e) => self.status.origin_bad(e.to_string()),
+        }
+        result
+    }
+
+    /// Description of an answer. `url`: what was asked for.
+    pub fn meta(&self, url: &Url, response: &Response, kind: ObjectKind) -> ObjectMeta {
+        let header = |name| text(&response.headers, name);
+        let mut url = url.clone();
+        url.set_fragment(None);
+        ObjectMeta {
+            final_url: (response.final_url != url).then(|| response.final_url.to_string()),
+            url: url.into(),
+            kind,
+            content_type: header(CONTENT_TYPE),
+            etag: header(ETAG),
+            last_modified: header(LAST_MODIFIED),
+            cache_control: header(CACHE_CONTROL),
+            available_at: Some(self.clock.wall().unix_millis()),
+            ..ObjectMeta::default()
+        }
+    }
+}
+
+/// A header as text, when it is text.
+pub(crate) fn text(headers: &HeaderMap, name: http::HeaderName) -> Option<String> {
+    headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
+}
+
+/// The bytes that were asked for: an origin without ranges answers 200 with the whole file.
+fn cut(want: &Want, response: &Response) -> Result<(Option<ByteRange>, Bytes), FetchError> {
+    let Some(range) = want.range else { return Ok((None, response.body.clone())) };
+    let broken = |cause: &str| FetchError::Body { url: want.url.to_string(), cause: cause.into() };
+    if let Some(got) = response.range {
+        let same =
+            got.first == range.first && got.last == range.last && got.len() == response.body.len() as u64;
+        return if same {
+            Ok((Some(got), response.body.clone()))
+        } else {
+            Err(broken("another range than asked for"))
+        };
+    }
+    let complete = response.body.len() as u64;
+    let (first, last) = (usize::try_from(range.first), usize::try_from(range.last));
+    match (first, last) {
+        (Ok(first), Ok(last)) if range.last < complete => {
+            Ok((Some(ByteRange { complete: Some(complete), ..range }), response.body.slice(first..=last)))
+        }
+        _ => Err(broken("the file is shorter than the range asked for")),
+    }
+}

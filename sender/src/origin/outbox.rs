@@ -1,0 +1,230 @@
+//! Fetches what is wanted, a few at a time, and puts it into the flow in the order it was wanted.
+//!
+//! What the origin has not (404 at the live edge, a broken connection) does not hold up what comes after it: it is tried
+//! again, with growing pauses, for as long as the manifest lists it, and is sent late. A manifest is pushed behind the
+//! segments it lists, so that receivers never hear of a segment before its bytes.
+
+use super::{Origin, Want};
+use crate::sink::{Item, ObjectSink, PutFuture};
+use mahp_common::{Object, ObjectKind, Time};
+use mahp_runtime::fetch::FetchError;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+/// Requests at a time for one rendition.
+const PARALLEL: usize = 4;
+/// First pause before the origin is asked again; doubles up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// See the module.
+pub struct Outbox {
+    origin: Origin,
+    sink: Arc<dyn ObjectSink>,
+    /// How long a request may hold up what comes after it.
+    pub hold: Duration,
+    next: u64,
+    slots: VecDeque<Slot>,
+    again: Vec<Again>,
+    requests: JoinSet<(Job, Result<Object, FetchError>)>,
+    putting: Option<PutFuture>,
+}
+
+enum Slot {
+    Wanted(Job),
+    Fetching { id: u64, since: Time },
+    Ready(Box<Item>),
+}
+
+/// One thing to fetch.
+#[derive(Clone, Debug)]
+struct Job {
+    id: u64,
+    want: Want,
+    listed_at: Time,
+    attempts: u32,
+    sequence: u64,
+}
+
+struct Again {
+    job: Job,
+    at: Time,
+}
+
+/// What [`Outbox::step`] did.
+#[derive(Debug)]
+pub enum Step {
+    /// Something, of no interest outside.
+    Moved,
+    /// Fetched; on its way into the flow.
+    Fetched(Object),
+}
+
+impl Outbox {
+    /// An empty one.
+    pub fn new(origin: Origin, sink: Arc<dyn ObjectSink>) -> Outbox {
+        Outbox {
+            origin,
+            sink,
+            hold: Duration::from_secs(2),
+            next: 0,
+            slots: VecDeque::new(),
+            again: Vec::new(),
+            requests: JoinSet::new(),
+            putting: None,
+        }
+    }
+
+    /// Fetch this and send it behind everything before. `sequence`: for [`Outbox::keep`].
+    pub fn want(&mut self, want: Want, sequence: u64) {
+        self.next += 1;
+        let job = Job { id: self.next, want, listed_at: self.origin.clock.now(), attempts: 0, sequence };
+        self.slots.push_back(Slot::Wanted(job));
+    }
+
+    /// Send this behind everything before.
+    pub fn push(&mut self, item: Item) {
+        self.slots.push_back(Slot::Ready(Box::new(item)));
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.again.is_empty() && self.requests.is_empty() && self.putting.is_none()
+    }
+
+    /// Whether nothing waits to be put.
+    pub fn has_room(&self) -> bool {
+        self.slots.is_empty() && self.putting.is_none()
+    }
+
+    /// Gives up what failed and is not listed any more. Returns how many were given up.
+    pub fn keep(&mut self, listed: impl Fn(u64) -> bool) -> u64 {
+        let before = self.again.len();
+        self.again.retain(|a| {
+            let keep = listed(a.job.sequence);
+            if !keep {
+                tracing::warn!(url = %a.job.want.url, attempts = a.job.attempts, "left the origin's window before it could be had");
+            }
+            keep
+        });
+        let gone = (before - self.again.len()) as u64;
+        self.origin.status.failed.fetch_add(gone, Relaxed);
+        gone
+    }
+
+    /// One step: a request started or finished, an object put. Pends while there is nothing to do. Cancel safe.
+    pub async fn step(&mut self) -> Step {
+        self.start_requests();
+        if self.putting.is_none() {
+            self.start_put();
+        }
+        let wake = self.wake();
+        tokio::select! {
+            () = async { match &mut self.putting { Some(put) => put.await, None => pending().await } } => {
+                self.putting = None;
+                Step::Moved
+            }
+            Some(done) = self.requests.join_next() => match done {
+                Ok((job, result)) => self.on_answer(job, result),
+                Err(_) => Step::Moved,
+            },
+            () = async { match wake { Some(at) => sleep_until(self.origin.clock.instant(at).into()).await, None => pending().await } } => Step::Moved,
+        }
+    }
+
+    fn start_requests(&mut self) {
+        let now = self.origin.clock.now();
+        let ready = self
+            .slots
+            .iter()
+            .filter(|s| matches!(s, Slot::Ready(i) if i.object.meta.kind != ObjectKind::Manifest))
+            .count();
+        let mut room = PARALLEL.saturating_sub(self.requests.len() + ready);
+        while let Some(i) = self.again.iter().position(|a| a.at <= now).filter(|_| room > 0) {
+            let job = self.again.swap_remove(i).job;
+            self.request(job);
+            room -= 1;
+        }
+        for i in 0..self.slots.len() {
+            if room == 0 {
+                break;
+            }
+            let Some(Slot::Wanted(job)) = self.slots.get(i) else { continue };
+            let job = job.clone();
+            self.slots[i] = Slot::Fetching { id: job.id, since: now };
+            self.request(job);
+            room -= 1;
+        }
+    }
+
+    fn request(&mut self, mut job: Job) {
+        job.attempts += 1;
+        let origin = self.origin.clone();
+        self.requests.spawn(async move {
+            let result = origin.fetch(&job.want).await;
+            (job, result)
+        });
+    }
+
+    fn on_answer(&mut self, job: Job, result: Result<Object, FetchError>) -> Step {
+        let slot = self.slots.iter().position(|s| matches!(s, Slot::Fetching { id, .. } if *id == job.id));
+        match result {
+            Ok(object) => {
+                let item = Item {
+                    object: object.clone(),
+                    listed_at: Some(job.listed_at),
+                    late_after: job.want.duration,
+                    repeat: false,
+                };
+                match slot {
+                    Some(i) => self.slots[i] = Slot::Ready(Box::new(item)),
+                    None => self.slots.push_front(Slot::Ready(Box::new(item))),
+                }
+                Step::Fetched(object)
+            }
+            Err(e) => {
+                if let Some(i) = slot {
+                    self.slots.remove(i);
+                }
+                let pause = (PAUSE * 2u32.saturating_pow(job.attempts.saturating_sub(1))).min(PAUSE_MAX);
+                tracing::debug!(url = %job.want.url, attempt = job.attempts, "{e}; again in {pause:?}");
+                self.again.push(Again { job, at: self.origin.clock.now() + pause });
+                Step::Moved
+            }
+        }
+    }
+
+    /// Puts the first ready object, passing over requests that take too long (they are sent when they come).
+    fn start_put(&mut self) {
+        let now = self.origin.clock.now();
+        while let Some(Slot::Fetching { since, .. }) = self.slots.front() {
+            if now.since(*since) < self.hold {
+                return;
+            }
+            self.slots.pop_front();
+        }
+        if let Some(Slot::Ready(_)) = self.slots.front()
+            && let Some(Slot::Ready(item)) = self.slots.pop_front()
+        {
+            self.putting = Some(self.sink.put(*item));
+        }
+    }
+
+    /// When the next pause ends, or the first request has held up others for long enough.
+    fn wake(&self) -> Option<Time> {
+        let again = self.again.iter().map(|a| a.at).min();
+        let held = match self.slots.front() {
+            Some(Slot::Fetching { since, .. }) => Some(*since + self.hold),
+            _ => None,
+        };
+        let now = self.origin.clock.now();
+        // A pause that is over waits for a free request, not for a time.
+        again.into_iter().chain(held).filter(|t| *t > now).min()
+    }
+}

@@ -1,0 +1,350 @@
+//! Which rendition goes to which group, under which TSI, at which rate. Pure: no socket, no request.
+
+use crate::config::{ChannelConfig, Config};
+use crate::origin::discover::{Found, FoundRendition};
+use mahp_common::catalog::{ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Rendition, Role, WireProfile};
+use mahp_common::{Digest, Tsi};
+use mahp_runtime::error::StartupError;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Pacing rate that a live flow has at least: a playlist must not take long even beside a small rendition.
+const FLOOR_BPS: u64 = 2_000_000;
+/// The same for a flow of a VOD, whose rates add up to a total.
+const VOD_FLOOR_BPS: u64 = 256_000;
+/// VOD without `vod-rate`: media seconds per second.
+const VOD_SPEED: f64 = 4.0;
+/// VOD: pacing rate over mean rate, as segments are of different sizes.
+const VOD_HEADROOM: f64 = 1.25;
+/// Least pacing rate over what must be sent when `rate-limit` presses.
+const LEAST_HEADROOM: f64 = 1.05;
+/// Headers of LCT, FEC Payload ID and FDT Instances, as a factor.
+const OVERHEAD: f64 = 1.03;
+
+/// What is sent where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// As in the session description.
+    pub channels: Vec<Channel>,
+    /// VOD: media seconds per second, by channel.
+    pub speeds: Vec<f64>,
+    /// Where the description is carried in band.
+    pub announcement: Endpoint,
+}
+
+impl Plan {
+    /// Sum of the declared maxima, bit/s of UDP payload.
+    pub fn total_bps(&self) -> u64 {
+        self.channels.iter().flat_map(|c| &c.renditions).map(|r| r.flow.rate_bps).sum()
+    }
+}
+
+/// Makes the plan. `source`: the S to announce (none with ASM). `found` belongs to `config.channels`, in order.
+///
+/// # Errors
+/// `E-CONFIG`: the rate limit is too small for what must be sent. `E-GROUP`: `group-base` leaves too few groups.
+pub fn plan(config: &Config, found: &[Found], source: Option<IpAddr>) -> Result<Plan, StartupError> {
+    let mut places = Places::new(config, source);
+    let mut channels = Vec::new();
+    let mut speeds = Vec::new();
+    for (channel, found) in config.channels.iter().zip(found) {
+        let speed = vod_speed(channel, found);
+        channels.push(plan_channel(channel, found, speed, &mut places)?);
+        speeds.push(speed);
+    }
+    let names: Vec<&str> = config.channels.iter().map(|c| c.url.as_str()).collect();
+    let announcement = Endpoint {
+        source,
+        group: places.group(&format!("announcement {}", names.join(" ")))?,
+        port: config.port_base,
+        tsi: ANNOUNCEMENT_TSI,
+    };
+    let mut plan = Plan { channels, speeds, announcement };
+    if let Some(limit) = config.rate_limit {
+        limit_rates(&mut plan, limit)?;
+    }
+    Ok(plan)
+}
+
+fn plan_channel(
+    config: &ChannelConfig,
+    found: &Found,
+    speed: f64,
+    places: &mut Places,
+) -> Result<Channel, StartupError> {
+    let mut renditions = Vec::new();
+    if let Some(manifest) = &found.manifest {
+        let bitrate = (manifest.object.data.len() as u64).saturating_mul(4).max(8_000);
+        let rate = if found.live { FLOOR_BPS } else { VOD_FLOOR_BPS.max(bitrate.saturating_mul(2)) };
+        let flow = places.flow(config, manifest.url.as_str(), rate)?;
+        renditions.push(manifest_rendition(manifest.url.as_str(), bitrate, flow));
+    }
+    for r in &found.renditions {
+        let rate = if found.live {
+            FLOOR_BPS.max(scaled(wire_bps(config, r.bitrate_bps), config.headroom))
+        } else {
+            VOD_FLOOR_BPS.max(scaled(wire_bps(config, r.bitrate_bps), speed * VOD_HEADROOM))
+        };
+        let flow = places.flow(config, &r.key, rate)?;
+        renditions.push(rendition(r, flow));
+    }
+    Ok(Channel {
+        name: config.name.clone(),
+        title: config.title.clone(),
+        format: found.format,
+        live: found.live,
+        manifest_url: config.url.to_string(),
+        prefixes: found.prefixes.clone(),
+        token_parameters: config.token_parameters.clone(),
+        repair_url: None,
+        moq_url: None,
+        target_duration_ms: u64::try_from(found.target_duration.as_millis()).unwrap_or(u64::MAX),
+        renditions,
+    })
+}
+
+fn manifest_rendition(url: &str, bitrate_bps: u64, flow: Flow) -> Rendition {
+    Rendition {
+        id: "manifest".into(),
+        role: Role::Manifest,
+        bitrate_bps,
+        playlist_url: None,
+        url_patterns: vec![url.to_owned()],
+        codecs: None,
+        resolution: None,
+        language: None,
+        flow,
+    }
+}
+
+fn rendition(r: &FoundRendition, flow: Flow) -> Rendition {
+    Rendition {
+        id: r.id.clone(),
+        role: r.role,
+        bitrate_bps: r.bitrate_bps,
+        playlist_url: r.playlist_url.as_ref().map(ToString::to_string),
+        url_patterns: r.url_patterns.clone(),
+        codecs: r.codecs.clone(),
+        resolution: r.resolution.clone(),
+        language: r.language.clone(),
+        flow,
+    }
+}
+
+/// What a rendition needs on the wire at real time: media, repair, headers.
+fn wire_bps(config: &ChannelConfig, bitrate_bps: u64) -> u64 {
+    scaled(bitrate_bps, OVERHEAD * (1.0 + f64::from(config.repair_percent) / 100.0))
+}
+
+/// Rates are below 2^53 and factors are small and positive, so the conversions lose nothing that matters.
+fn scaled(bps: u64, factor: f64) -> u64 {
+    (bps as f64 * factor) as u64
+}
+
+fn vod_speed(config: &ChannelConfig, found: &Found) -> f64 {
+    let need: u64 = found.renditions.iter().map(|r| wire_bps(config, r.bitrate_bps)).sum();
+    match config.vod_rate {
+        Some(total) if need > 0 => total as f64 / (need as f64 * VOD_HEADROOM),
+        _ => VOD_SPEED,
+    }
+}
+
+fn limit_rates(plan: &mut Plan, limit: u64) -> Result<(), StartupError> {
+    let total = plan.total_bps();
+    if total <= limit {
+        return Ok(());
+    }
+    let factor = limit as f64 / total as f64;
+    let mut need = 0;
+    for (channel, speed) in plan.channels.iter_mut().zip(&mut plan.speeds) {
+        for r in &mut channel.renditions {
+            let repair = f64::from(r.flow.repair_percent) / 100.0;
+            let least = scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair) * LEAST_HEADROOM);
+            need += least;
+            r.flow.rate_bps = scaled(r.flow.rate_bps, factor).max(1);
+            if channel.live && r.flow.rate_bps < least {
+                r.flow.rate_bps = 0;
+            }
+        }
+        *speed *= factor;
+    }
+    let short = plan.channels.iter().flat_map(|c| &c.renditions).any(|r| r.flow.rate_bps == 0);
+    if short {
+        return Err(StartupError::usage(
+            "E-CONFIG",
+            format!("--rate-limit {} is too small: the renditions need {}", mbit(limit), mbit(need)),
+            "raise it, carry fewer renditions (--renditions), or lower --repair",
+        ));
+    }
+    Ok(())
+}
+
+/// `12.3 Mbit/s`.
+pub fn mbit(bps: u64) -> String {
+    format!("{:.1} Mbit/s", bps as f64 / 1e6)
+}
+
+/// Whether packets may be sent to `group`.
+///
+/// # Errors
+/// `E-GROUP`.
+pub fn check_group(group: IpAddr, asm: bool) -> Result<(), StartupError> {
+    let ssm = is_ssm(group);
+    let (what, hint) = match group {
+        _ if !group.is_multicast() => {
+            ("is outside multicast space", "use 232.0.1.0 to 232.255.255.255, or ff3e::8000:0 and above")
+        }
+        _ if !asm && !ssm => (
+            "is outside the source-specific range",
+            "use 232.0.1.0 to 232.255.255.255 or ff3e::8000:0 and above, or add --asm",
+        ),
+        _ if asm && ssm => (
+            "is source-specific, but --asm is set",
+            "use a group from 239.192.0.0 to 239.195.255.255, or leave --asm out",
+        ),
+        IpAddr::V4(g) if g.octets()[..3] == [224, 0, 0] || g.octets()[..3] == [232, 0, 0] => {
+            ("is reserved", "use 232.0.1.0 to 232.255.255.255")
+        }
+        _ => return Ok(()),
+    };
+    Err(StartupError::usage("E-GROUP", format!("group {group} {what}"), hint))
+}
+
+/// 232.0.0.0/8 (RFC 4607 section 1) and ff3x::/32.
+fn is_ssm(group: IpAddr) -> bool {
+    match group {
+        IpAddr::V4(g) => g.octets()[0] == 232,
+        IpAddr::V6(g) => g.segments()[0] & 0xfff0 == 0xff30 && g.segments()[1] == 0,
+    }
+}
+
+/// Hands out groups and TSIs: the same for the same URL at each start, never twice.
+struct Places {
+    source: Option<IpAddr>,
+    port: u16,
+    ipv6: bool,
+    asm: bool,
+    base: Option<IpAddr>,
+    taken: u32,
+    groups: BTreeSet<u32>,
+    tsis: BTreeSet<u32>,
+}
+
+impl Places {
+    fn new(config: &Config, source: Option<IpAddr>) -> Places {
+        Places {
+            source,
+            port: config.port_base,
+            ipv6: config.ipv6,
+            asm: config.asm,
+            base: config.group_base,
+            taken: 0,
+            groups: BTreeSet::new(),
+            tsis: BTreeSet::new(),
+        }
+    }
+
+    fn flow(&mut self, config: &ChannelConfig, key: &str, rate_bps: u64) -> Result<Flow, StartupError> {
+        let group = self.group(key)?;
+        let endpoint = Endpoint { source: self.source, group, port: self.port, tsi: self.tsi(key) };
+        let repair = (config.profile == WireProfile::Mabr && config.repair_percent > 0).then(|| Endpoint {
+            port: self.port + 1,
+            tsi: self.tsi(&format!("repair {key}")),
+            ..endpoint
+        });
+        Ok(Flow {
+            endpoint,
+            repair,
+            profile: config.profile,
+            symbol_size: config.symbol_size,
+            repair_percent: config.repair_percent,
+            rate_bps,
+        })
+    }
+
+    /// Groups differ in their low 23 bits, so that Ethernet (RFC 1112 section 6.4) tells them apart too.
+    fn group(&mut self, key: &str) -> Result<IpAddr, StartupError> {
+        if let Some(base) = self.base {
+            self.taken += 1;
+            let group = advance(base, self.taken - 1).filter(|g| check_group(*g, self.asm).is_ok());
+            return group.ok_or_else(|| {
+                StartupError::usage(
+                    "E-GROUP",
+                    format!("{} groups from {base} on leave the range of groups", self.taken),
+                    "use a lower --group-base",
+                )
+            });
+        }
+        const LOW: u32 = 0x007f_ffff;
+        let mut n = hash(key);
+        while n & LOW < 256 || !self.groups.insert(n & LOW) {
+            n = n.wrapping_add(1);
+        }
+        Ok(match (self.ipv6, self.asm) {
+            (false, false) => Ipv4Addr::from_bits(0xe800_0000 | (n & 0x00ff_ffff)).into(),
+            (false, true) => Ipv4Addr::from_bits(0xefc0_0000 | (n & 0x0003_ffff)).into(),
+            (true, false) => {
+                Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000 | (n >> 16) as u16 & 0x7fff, n as u16).into()
+            }
+            (true, true) => {
+                Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x8000 | (n >> 16) as u16 & 0x7fff, n as u16).into()
+            }
+        })
+    }
+
+    fn tsi(&mut self, key: &str) -> Tsi {
+        let mut n = hash(&format!("tsi {key}"));
+        // TSI 0 is the announcement's.
+        while n == 0 || !self.tsis.insert(n) {
+            n = n.wrapping_add(1);
+        }
+        Tsi(u64::from(n))
+    }
+}
+
+fn hash(key: &str) -> u32 {
+    let d = Digest::of(key.as_bytes()).0;
+    u32::from_be_bytes([d[0], d[1], d[2], d[3]])
+}
+
+fn advance(base: IpAddr, n: u32) -> Option<IpAddr> {
+    match base {
+        IpAddr::V4(b) => b.to_bits().checked_add(n).map(|b| Ipv4Addr::from_bits(b).into()),
+        IpAddr::V6(b) => b.to_bits().checked_add(u128::from(n)).map(|b| Ipv6Addr::from_bits(b).into()),
+    }
+}
+
+/// The plan for people: one line for each rendition.
+pub fn table(plan: &Plan) -> String {
+    let mut out = String::new();
+    for (channel, speed) in plan.channels.iter().zip(&plan.speeds) {
+        let kind = if channel.live { "live".to_owned() } else { format!("VOD at {speed:.1} x") };
+        let _ = writeln!(out, "{} ({:?}, {kind}) {}", channel.name, channel.format, channel.manifest_url);
+        for r in &channel.renditions {
+            let e = &r.flow.endpoint;
+            let source = e.source.map_or("*".to_owned(), |s| s.to_string());
+            let _ = writeln!(
+                out,
+                "  {:<20} {:>15}  {source}@{}:{} tsi {}  up to {} with {} % repair",
+                r.id,
+                mbit(r.bitrate_bps),
+                e.group,
+                e.port,
+                e.tsi,
+                mbit(r.flow.rate_bps),
+                r.flow.repair_percent
+            );
+        }
+    }
+    let media: u64 = plan.channels.iter().flat_map(|c| &c.renditions).map(|r| r.bitrate_bps).sum();
+    let a = &plan.announcement;
+    let _ = writeln!(out, "announcement         {}:{} tsi {}", a.group, a.port, a.tsi);
+    let _ = writeln!(
+        out,
+        "total                media {}, on the wire up to {}",
+        mbit(media),
+        mbit(plan.total_bps())
+    );
+    out
+}

@@ -1,0 +1,209 @@
+//! What the sender tells about itself: counters of each rendition, `/api/status`, `/readyz`, metrics.
+
+use mahp_common::catalog::{Channel, Rendition};
+use mahp_runtime::admin::Status;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use serde_json::{Value, json};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Counters of one rendition. All count from the start of the program.
+#[derive(Debug, Default)]
+pub struct RenditionStatus {
+    /// Segments, init segments and other media objects sent for the first time.
+    pub sent: AtomicU64,
+    /// Of these, those whose last packet left after their time.
+    pub late: AtomicU64,
+    /// Segments that were never asked for, or that left the origin's window before they could be had.
+    pub skipped: AtomicU64,
+    /// Segments that could not be had from the origin.
+    pub failed: AtomicU64,
+    /// Manifest versions sent.
+    pub manifests: AtomicU64,
+    /// Objects sent again for late joiners.
+    pub repeats: AtomicU64,
+    /// Bytes of objects in the flow's queue.
+    pub queue_bytes: AtomicU64,
+    /// UDP payload bytes: source symbols.
+    pub source_bytes: AtomicU64,
+    /// UDP payload bytes: repair symbols.
+    pub repair_bytes: AtomicU64,
+    /// UDP payload bytes: FDT Instances.
+    pub fdt_bytes: AtomicU64,
+    /// Packets.
+    pub packets: AtomicU64,
+    /// Packets the kernel refused.
+    pub send_errors: AtomicU64,
+    /// Requests to the origin.
+    pub origin_requests: AtomicU64,
+    /// Requests to the origin that failed.
+    pub origin_errors: AtomicU64,
+    /// Time of the last good answer's headers and body, milliseconds.
+    pub origin_millis: AtomicU64,
+    /// VOD: segments in all.
+    pub total: AtomicU64,
+    /// VOD: segments sent in this turn of the carousel.
+    pub position: AtomicU64,
+    /// Why the origin does not answer; none: it does.
+    pub origin_trouble: Mutex<Option<String>>,
+}
+
+impl RenditionStatus {
+    /// Notes that the origin answered, after `took`.
+    pub fn origin_good(&self, took: Duration) {
+        self.origin_requests.fetch_add(1, Relaxed);
+        self.origin_millis.store(u64::try_from(took.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        *self.origin_trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes that it did not.
+    pub fn origin_bad(&self, why: String) {
+        self.origin_requests.fetch_add(1, Relaxed);
+        self.origin_errors.fetch_add(1, Relaxed);
+        *self.origin_trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.origin_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One rendition of one channel.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its channel.
+    pub channel: String,
+    /// Whether the channel is live.
+    pub live: bool,
+    /// Its description.
+    pub rendition: Rendition,
+    /// Its counters.
+    pub status: Arc<RenditionStatus>,
+}
+
+/// All renditions.
+#[derive(Debug)]
+pub struct SenderStatus {
+    /// In the order of the description.
+    pub entries: Vec<Entry>,
+    channels: Vec<Channel>,
+}
+
+impl SenderStatus {
+    /// Counters at zero for these channels.
+    pub fn new(channels: &[Channel]) -> SenderStatus {
+        describe_metrics();
+        let entry = |c: &Channel, r: &Rendition| Entry {
+            channel: c.name.clone(),
+            live: c.live,
+            rendition: r.clone(),
+            status: Arc::default(),
+        };
+        let entries = channels.iter().flat_map(|c| c.renditions.iter().map(move |r| entry(c, r))).collect();
+        SenderStatus { entries, channels: channels.to_vec() }
+    }
+
+    /// Counters of a rendition.
+    pub fn of(&self, channel: &str, rendition: &str) -> Arc<RenditionStatus> {
+        let found = self.entries.iter().find(|e| e.channel == channel && e.rendition.id == rendition);
+        found.map(|e| e.status.clone()).unwrap_or_default()
+    }
+
+    /// Entries of a channel.
+    pub fn of_channel<'a>(&'a self, channel: &'a str) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(move |e| e.channel == channel)
+    }
+}
+
+fn describe_metrics() {
+    describe_counter!("mahp_sender_origin_requests_total", "Requests to origins, by result");
+    describe_histogram!(
+        "mahp_sender_origin_fetch_seconds",
+        "Time from request to last byte of answers of origins"
+    );
+    describe_counter!(
+        "mahp_sender_segments_total",
+        "Segments, by result: sent, late (of the sent), skipped, failed"
+    );
+    describe_histogram!(
+        "mahp_sender_segment_lateness_seconds",
+        "Time from listed at the origin to last packet out"
+    );
+    describe_histogram!("mahp_sender_encode_seconds", "Time to make the repair symbols of one source block");
+    describe_gauge!("mahp_sender_queue_bytes", "Bytes of objects waiting or being sent");
+    describe_gauge!("mahp_sender_pacing_lag_seconds", "How far the last burst left behind its time");
+    describe_counter!("mahp_sender_sent_bytes_total", "UDP payload bytes, by kind: source, repair, fdt");
+    describe_counter!("mahp_sender_sent_packets_total", "Packets");
+    describe_counter!("mahp_sender_send_errors_total", "Packets the kernel refused");
+    describe_counter!("mahp_sender_objects_repeated_total", "Objects sent again for late joiners");
+    describe_gauge!("mahp_build_info", "Version of this program, always 1");
+}
+
+fn rendition_json(entry: &Entry) -> Value {
+    let (s, r) = (&entry.status, &entry.rendition);
+    let n = |a: &AtomicU64| a.load(Relaxed);
+    json!({
+        "id": r.id, "role": r.role, "bitrate_bps": r.bitrate_bps, "rate_bps": r.flow.rate_bps,
+        "source": r.flow.endpoint.source, "group": r.flow.endpoint.group, "port": r.flow.endpoint.port,
+        "tsi": r.flow.endpoint.tsi,
+        "objects": { "sent": n(&s.sent), "late": n(&s.late), "skipped": n(&s.skipped), "failed": n(&s.failed),
+                     "manifests": n(&s.manifests), "repeats": n(&s.repeats) },
+        "position": n(&s.position), "total": n(&s.total),
+        "queue_bytes": n(&s.queue_bytes),
+        "bytes": { "source": n(&s.source_bytes), "repair": n(&s.repair_bytes), "fdt": n(&s.fdt_bytes) },
+        "packets": n(&s.packets), "send_errors": n(&s.send_errors),
+        "origin": { "requests": n(&s.origin_requests), "errors": n(&s.origin_errors), "last_ms": n(&s.origin_millis),
+                    "trouble": s.trouble() },
+    })
+}
+
+impl Status for SenderStatus {
+    fn status(&self) -> Value {
+        let channel = |c: &Channel| {
+            let renditions: Vec<Value> = self.of_channel(&c.name).map(rendition_json).collect();
+            json!({ "name": c.name, "title": c.title, "format": c.format, "live": c.live,
+                    "manifest_url": c.manifest_url, "renditions": renditions })
+        };
+        json!({ "program": "mahp-sender", "version": env!("CARGO_PKG_VERSION"),
+                "channels": self.channels.iter().map(channel).collect::<Vec<_>>() })
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        let why = |e: &Entry| match e.status.trouble() {
+            Some(trouble) => Some(format!("{}/{}: {trouble}", e.channel, e.rendition.id)),
+            None if e.status.packets.load(Relaxed) == 0 => {
+                Some(format!("{}/{}: nothing sent yet", e.channel, e.rendition.id))
+            }
+            None => None,
+        };
+        self.entries.iter().filter_map(why).collect()
+    }
+
+    fn before_metrics(&self) {
+        gauge!("mahp_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        for e in &self.entries {
+            let (s, c, r) = (&e.status, e.channel.clone(), e.rendition.id.clone());
+            for (result, value) in
+                [("sent", &s.sent), ("late", &s.late), ("skipped", &s.skipped), ("failed", &s.failed)]
+            {
+                counter!("mahp_sender_segments_total", "channel" => c.clone(), "rung" => r.clone(), "result" => result).absolute(value.load(Relaxed));
+            }
+            for (kind, value) in
+                [("source", &s.source_bytes), ("repair", &s.repair_bytes), ("fdt", &s.fdt_bytes)]
+            {
+                counter!("mahp_sender_sent_bytes_total", "channel" => c.clone(), "rung" => r.clone(), "kind" => kind).absolute(value.load(Relaxed));
+            }
+            let (requests, errors) = (s.origin_requests.load(Relaxed), s.origin_errors.load(Relaxed));
+            for (result, value) in [("good", requests.saturating_sub(errors)), ("failed", errors)] {
+                counter!("mahp_sender_origin_requests_total", "channel" => c.clone(), "rung" => r.clone(), "result" => result).absolute(value);
+            }
+            let labels = [("channel", c), ("rung", r)];
+            counter!("mahp_sender_sent_packets_total", &labels).absolute(s.packets.load(Relaxed));
+            counter!("mahp_sender_send_errors_total", &labels).absolute(s.send_errors.load(Relaxed));
+            counter!("mahp_sender_objects_repeated_total", &labels).absolute(s.repeats.load(Relaxed));
+            gauge!("mahp_sender_queue_bytes", &labels).set(s.queue_bytes.load(Relaxed) as f64);
+        }
+    }
+}
