@@ -10,6 +10,8 @@ pub mod limits;
 pub mod manifest;
 pub mod object;
 pub mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod wire;
 

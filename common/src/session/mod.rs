@@ -6,3 +6,6 @@
 
 pub mod recv;
 pub mod send;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,367 @@
+//! The whole protocol in virtual time: one sender, one impaired link, one receiver.
+
+use crate::catalog::WireProfile;
+use crate::drop::DropReason;
+use crate::ids::Toi;
+use crate::object::Object;
+use crate::session::send::FlowKind;
+use crate::testing::{Pair, by_url, configs, noise, seed, segment};
+use crate::time::Time;
+use crate::wire::alc::AlcPacket;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use str0m_netem::{GilbertElliot, LossModel, NetemConfig, Probability, RandomLoss};
+
+const PROFILES: [WireProfile; 2] = [WireProfile::Mabr, WireProfile::FluteRaptorq];
+const MBIT: u64 = 1_000_000;
+
+fn link(seed: u64) -> NetemConfig {
+    NetemConfig::new().seed(seed).latency(Duration::from_millis(5))
+}
+
+fn lossy(seed: u64, share: f32) -> NetemConfig {
+    link(seed).loss(LossModel::Random(RandomLoss::new(Probability::new(share))))
+}
+
+/// `n` segments of `len` bytes, one each two seconds, as a live channel sends them.
+fn live(pair: &mut Pair, first: u64, n: u64, len: usize) -> Vec<Object> {
+    (first..first + n)
+        .map(|i| {
+            let object = segment(i, len + (i as usize * 997) % 5000);
+            pair.send(object.clone());
+            pair.run_for(Duration::from_secs(2));
+            object
+        })
+        .collect()
+}
+
+fn assert_all_arrived(pair: &Pair, objects: &[Object]) {
+    let got = by_url(&pair.log);
+    for object in objects {
+        assert_eq!(got.get(&object.meta.url), Some(&object.data), "{}", object.meta.url);
+    }
+    assert_eq!(pair.log.complete.len(), objects.len(), "no object twice");
+}
+
+#[test]
+fn clean_channel_arrives_whole_and_needs_no_decoder() {
+    for profile in PROFILES {
+        let (send, recv) = configs(profile, 32 * MBIT);
+        let mut pair = Pair::new(send, recv, link(1));
+        let objects = live(&mut pair, 0, 10, 750_000);
+        assert_all_arrived(&pair, &objects);
+        let stats = pair.receiver.stats();
+        assert_eq!((stats.lost_symbols, stats.recovered_symbols), (0, 0), "{profile:?}");
+        assert_eq!(stats.drops.faults(), 0, "{:?}", stats.drops);
+        assert_eq!(stats.assembly_bytes, 0);
+    }
+}
+
+#[test]
+fn lossy_live_channel() {
+    let seed = seed(7);
+    for profile in PROFILES {
+        for (share, segments) in [(0.01, 30), (0.05, 30), (0.10, 30)] {
+            let (send, recv) = configs(profile, 32 * MBIT);
+            let mut pair = Pair::new(send, recv, lossy(seed, share));
+            let objects = live(&mut pair, 0, segments, 2_000_000);
+            assert_all_arrived(&pair, &objects);
+            let stats = pair.receiver.stats();
+            let loss = stats.lost_symbols as f64 / stats.expected_symbols as f64;
+            assert!((loss - f64::from(share)).abs() < 0.02, "{profile:?}: loss {loss} at {share}");
+            assert_eq!(stats.recovered_symbols, stats.lost_symbols);
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+        let mut pair = Pair::new(send, recv, lossy(11, 0.05));
+        live(&mut pair, 0, 5, 300_000);
+        pair.log.complete.iter().map(|(at, toi, _, _, how)| (*at, *toi, *how)).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn without_repair_a_lossy_channel_loses_objects() {
+    // Negative control for the test above: the FEC is what saves it.
+    let (mut send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    send.repair_percent = 0;
+    let mut pair = Pair::new(send, recv, lossy(7, 0.05));
+    live(&mut pair, 0, 10, 750_000);
+    assert_eq!(pair.log.complete.len(), 0);
+    pair.run_for(Duration::from_secs(30));
+    assert_eq!(pair.log.lost.len(), 10);
+    assert!(pair.log.lost.iter().all(|(_, _, why)| *why == DropReason::Incomplete));
+}
+
+#[test]
+fn reordering_and_duplicates_change_nothing() {
+    let seed = seed(3);
+    for profile in PROFILES {
+        let (send, recv) = configs(profile, 32 * MBIT);
+        let impaired = lossy(seed, 0.02)
+            .jitter(Duration::from_millis(20))
+            .duplicate(Probability::new(0.25))
+            .reorder_gap(4);
+        let mut pair = Pair::new(send, recv, impaired);
+        let objects = live(&mut pair, 0, 15, 750_000);
+        assert_all_arrived(&pair, &objects);
+        assert!(
+            pair.receiver.stats().drops.get(DropReason::Duplicate)
+                + pair.receiver.stats().drops.get(DropReason::Late)
+                > 1000
+        );
+    }
+}
+
+#[test]
+fn bursts_of_a_dropped_super_packet_are_repaired() {
+    // 16 consecutive packets at a time: what one dropped GSO batch looks like.
+    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    let mut pair = Pair::new(send, recv, link(1));
+    let mut n = 0u32;
+    pair.filter = Box::new(move |_, _| {
+        n += 1;
+        n % 400 >= 16
+    });
+    let objects = live(&mut pair, 0, 10, 2_000_000);
+    assert_all_arrived(&pair, &objects);
+}
+
+#[test]
+fn gilbert_elliott_wifi_loss() {
+    let (mut send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    send.repair_percent = 30;
+    let mut pair =
+        Pair::new(send, recv, link(seed(5)).loss(LossModel::GilbertElliot(GilbertElliot::wifi_lossy())));
+    let objects = live(&mut pair, 0, 30, 2_000_000);
+    assert_all_arrived(&pair, &objects);
+}
+
+#[test]
+fn a_late_joiner_completes_the_next_object() {
+    for profile in PROFILES {
+        let (send, recv) = configs(profile, 32 * MBIT);
+        let mut pair = Pair::new(send, recv, link(1));
+        pair.joined = false;
+        pair.send(segment(0, 2_000_000));
+        pair.run_for(Duration::from_millis(300));
+        pair.joined = true; // in the middle of object 0
+        pair.run_for(Duration::from_millis(1700));
+        let objects = live(&mut pair, 1, 3, 2_000_000);
+        let got = by_url(&pair.log);
+        assert!(objects.iter().all(|o| got.get(&o.meta.url) == Some(&o.data)));
+    }
+}
+
+#[test]
+fn a_late_joiner_goes_on_in_the_next_round_of_a_carousel() {
+    let (mut send, mut recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    send.repair_percent = 30;
+    recv.object_timeout = Duration::from_secs(60);
+    let mut pair = Pair::new(send, recv, link(1));
+    let object = segment(0, 2_000_000);
+    pair.joined = false;
+    pair.send(object.clone());
+    pair.run_for(Duration::from_millis(400));
+    pair.joined = true; // hears the last part of round one
+    pair.run_for(Duration::from_secs(20));
+    assert_eq!(pair.log.complete.len(), 0);
+    let heard = pair.receiver.progress(Toi(1000)).expect("collected in part");
+    pair.send(object.clone());
+    pair.run_for(Duration::from_secs(10));
+    let (at, _, _, payload, how) = &pair.log.complete[0];
+    assert_eq!(payload.to_bytes(), object.data);
+    assert_eq!(how.first_symbol, heard.first_symbol, "nothing restarted from zero");
+    assert!(*at < Time::from_millis(21_000), "done before round two ended: {at:?}");
+}
+
+#[test]
+fn lost_fdt_instances_cost_no_object() {
+    // The first two FDT Instances of each object are lost: the one after it still describes it.
+    for profile in PROFILES {
+        let (send, recv) = configs(profile, 32 * MBIT);
+        let mut pair = Pair::new(send, recv, link(1));
+        let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
+        pair.filter =
+            Box::new(move |_, datagram| match AlcPacket::parse(datagram).ok().and_then(|p| p.fdt) {
+                Some(fdt) => {
+                    let n = seen.entry(fdt.instance_id).or_default();
+                    *n += 1;
+                    *n > 4
+                }
+                None => true,
+            });
+        let objects = live(&mut pair, 0, 5, 750_000);
+        assert_all_arrived(&pair, &objects);
+    }
+}
+
+#[test]
+fn without_any_fdt_nothing_is_handed_out() {
+    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    let mut pair = Pair::new(send, recv, link(1));
+    pair.filter = Box::new(|_, datagram| AlcPacket::parse(datagram).is_ok_and(|p| p.fdt.is_none()));
+    live(&mut pair, 0, 3, 750_000);
+    assert_eq!(pair.log.complete.len(), 0);
+}
+
+#[test]
+fn a_sender_restart_confuses_nothing() {
+    for profile in PROFILES {
+        let (send, recv) = configs(profile, 32 * MBIT);
+        let mut pair = Pair::new(send.clone(), recv, link(1));
+        let mut objects = live(&mut pair, 0, 3, 750_000);
+        pair.send(segment(3, 2_000_000));
+        pair.run_for(Duration::from_millis(200)); // killed in the middle of object 3
+        let mut restarted = send;
+        restarted.session += 1;
+        restarted.first_toi += 100;
+        pair.restart_sender(restarted);
+        pair.run_for(Duration::from_secs(3));
+        objects.extend(live(&mut pair, 3, 3, 750_000));
+        let got = by_url(&pair.log);
+        assert!(objects.iter().all(|o| got.get(&o.meta.url) == Some(&o.data)));
+        assert_eq!(pair.log.new_sessions, [(1 << 40) + 1]);
+        assert_eq!(pair.receiver.stats().objects_in_flight, 0);
+    }
+}
+
+#[test]
+fn a_replay_of_the_old_session_is_refused() {
+    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    let mut pair = Pair::new(send.clone(), recv, link(1));
+    pair.send(segment(0, 20_000));
+    pair.run_for(Duration::from_secs(1));
+    let mut old = send;
+    old.session -= 1;
+    old.first_toi += 5000;
+    pair.restart_sender(old);
+    pair.send(segment(1, 20_000));
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.log.complete.len(), 1);
+    assert!(pair.receiver.stats().drops.get(DropReason::OldSession) > 0);
+}
+
+#[test]
+fn pacing_keeps_to_the_rate_and_repair_is_spread() {
+    let rate = 8 * MBIT;
+    let (send, recv) = configs(WireProfile::Mabr, rate);
+    let mut pair = Pair::new(send, recv, link(1));
+    pair.keep_sent = true;
+    pair.send(segment(0, 1_000_000));
+    pair.run_for(Duration::from_secs(5));
+    for window in [Duration::from_millis(100), Duration::from_millis(500)] {
+        for (i, (start, _, _)) in pair.sent.iter().enumerate() {
+            let bytes: usize = pair.sent[i..]
+                .iter()
+                .take_while(|(at, _, _)| at.since(*start) < window)
+                .map(|(_, _, n)| n)
+                .sum();
+            let allowed =
+                rate as f64 / 8.0 * window.as_secs_f64() + 16.0 * 1400.0 + rate as f64 / 8.0 * 0.004;
+            assert!((bytes as f64) <= allowed, "{bytes} bytes in {window:?} at {start:?}");
+        }
+    }
+    let first = |flow| pair.sent.iter().find(|s| s.1 == flow).map(|s| s.0).expect("sent");
+    let last = |flow| pair.sent.iter().rev().find(|s| s.1 == flow).map(|s| s.0).expect("sent");
+    assert!(first(FlowKind::Repair) > first(FlowKind::Source));
+    assert!(last(FlowKind::Repair).since(first(FlowKind::Repair)) >= Duration::from_millis(150));
+}
+
+#[test]
+fn fetched_bytes_enter_the_same_decoder() {
+    let (mut send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    send.repair_percent = 5;
+    let mut pair = Pair::new(send, recv, lossy(seed(9), 0.15));
+    let object = segment(0, 2_000_000);
+    pair.send(object.clone());
+    pair.run_for(Duration::from_secs(2));
+    assert_eq!(pair.log.complete.len(), 0);
+    let toi = Toi(1000);
+    let missing = pair.receiver.progress(toi).expect("in flight").missing_symbols;
+    let ranges = pair.receiver.missing_ranges(toi, 0);
+    let asked: u64 = ranges.iter().map(|(a, b)| b - a + 1).sum();
+    assert!(asked <= (missing + 2 * 2) * 1344, "{asked} bytes asked for {missing} symbols");
+    for (first, last) in ranges {
+        pair.fetched(toi, first, &object.data[first as usize..=last as usize]);
+    }
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.log.complete.len(), 1);
+    let how = pair.log.complete[0].4;
+    assert!(how.fetched > 0 && how.recovered > how.fetched, "{how:?}");
+}
+
+#[test]
+fn forged_and_damaged_symbols_never_get_out() {
+    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    let mut pair = Pair::new(send, recv, link(1));
+    pair.send(segment(0, 100_000));
+    pair.run_for(Duration::from_millis(1));
+    // A symbol of the right shape with wrong bytes, before the true one.
+    let mut forged = Vec::new();
+    let repr = crate::wire::alc::AlcRepr {
+        tsi: crate::Tsi(0x2001),
+        toi: Toi(1000),
+        codepoint: 0,
+        close_session: false,
+        close_object: false,
+        fti: None,
+        fdt: None,
+        cenc: None,
+        sender_time: None,
+        payload_id: crate::wire::alc::PayloadId { sbn: crate::Sbn(0), esi: crate::Esi(70) },
+    };
+    repr.emit(&mut forged);
+    forged.extend_from_slice(&noise(99, 1344));
+    pair.datagram(&forged);
+    pair.run_for(Duration::from_secs(2));
+    assert_eq!(pair.log.complete.len(), 0);
+    let drops = &pair.receiver.stats().drops;
+    assert_eq!(
+        (drops.get(DropReason::DigestMismatch), drops.get(DropReason::SymbolConflict)),
+        (1, 1),
+        "{drops:?}"
+    );
+}
+
+#[test]
+fn memory_stays_within_its_budget() {
+    let (mut send, mut recv) = configs(WireProfile::Mabr, 200 * MBIT);
+    send.repair_percent = 5;
+    recv.assembly_bytes = 8 << 20;
+    let mut pair = Pair::new(send, recv, lossy(seed(4), 0.3));
+    for i in 0..40 {
+        pair.send(segment(i, 2_000_000));
+        pair.run_for(Duration::from_millis(120));
+        assert!(
+            pair.receiver.stats().assembly_bytes <= (8 << 20) + (8 << 20),
+            "{}",
+            pair.receiver.stats().assembly_bytes
+        );
+    }
+    assert!(pair.receiver.stats().drops.get(DropReason::ByteLimit) > 0);
+}
+
+#[test]
+fn an_empty_object_arrives() {
+    let (send, recv) = configs(WireProfile::Mabr, MBIT);
+    let mut pair = Pair::new(send, recv, link(1));
+    let object = segment(0, 0);
+    pair.send(object.clone());
+    pair.run_for(Duration::from_secs(1));
+    assert_all_arrived(&pair, &[object]);
+}
+
+#[test]
+fn the_close_packet_ends_the_session() {
+    let (send, recv) = configs(WireProfile::Mabr, MBIT);
+    let mut pair = Pair::new(send, recv, link(1));
+    let close = pair.sender.close_packet();
+    pair.datagram(&close);
+    assert_eq!((pair.log.closed, pair.receiver.stats().drops.faults()), (1, 0));
+}
