@@ -61,10 +61,10 @@ fn clean_channel_arrives_whole_and_needs_no_decoder() {
 fn lossy_live_channel() {
     let seed = seed(7);
     for profile in PROFILES {
-        for (share, segments) in [(0.01, 30), (0.05, 30), (0.10, 30)] {
+        for (share, segments) in [(0.01, 10), (0.05, 20), (0.10, 20)] {
             let (send, recv) = configs(profile, 32 * MBIT);
             let mut pair = Pair::new(send, recv, lossy(seed, share));
-            let objects = live(&mut pair, 0, segments, 2_000_000);
+            let objects = live(&mut pair, 0, segments, 1_200_000);
             assert_all_arrived(&pair, &objects);
             let stats = pair.receiver.stats();
             let loss = stats.lost_symbols as f64 / stats.expected_symbols as f64;
@@ -138,7 +138,7 @@ fn gilbert_elliott_wifi_loss() {
     send.repair_percent = 30;
     let mut pair =
         Pair::new(send, recv, link(seed(5)).loss(LossModel::GilbertElliot(GilbertElliot::wifi_lossy())));
-    let objects = live(&mut pair, 0, 30, 2_000_000);
+    let objects = live(&mut pair, 0, 20, 1_200_000);
     assert_all_arrived(&pair, &objects);
 }
 
