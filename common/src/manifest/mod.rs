@@ -4,7 +4,10 @@
 //! spans, [`url`] maps origin URLs to the receiver's paths and makes cache keys.
 
 pub mod dash;
+mod datetime;
 pub mod hls;
+#[cfg(test)]
+mod testing;
 pub mod url;
 
 use crate::catalog::Format;
@@ -31,6 +34,34 @@ pub fn apply(text: &str, edits: &[Edit]) -> String {
     }
     out.push_str(text.get(at..).unwrap_or_default());
     out
+}
+
+/// Edits in the making: in order, not overlapping, bounded in what they write.
+#[derive(Debug, Default)]
+struct Edits {
+    list: Vec<Edit>,
+    written: usize,
+}
+
+impl Edits {
+    /// Bytes `start..end` become `with`.
+    fn replace(&mut self, start: usize, end: usize, with: String) -> Result<(), ManifestError> {
+        // A long base URL written into every line must not exhaust memory.
+        self.written += with.len();
+        if self.written > crate::limits::MANIFEST_BYTES {
+            return Err(ManifestError::Limit("size of rewritten references"));
+        }
+        self.list.push(Edit { start, end, with });
+        Ok(())
+    }
+
+    /// Bytes `start..end` vanish.
+    fn remove(&mut self, start: usize, end: usize) {
+        match self.list.last_mut() {
+            Some(last) if last.end == start && last.with.is_empty() => last.end = end,
+            _ => self.list.push(Edit { start, end, with: String::new() }),
+        }
+    }
 }
 
 /// Tells HLS from DASH by content, as a BOM, an extension or a Content-Type cannot be trusted.

@@ -365,7 +365,7 @@ pub fn new_segment(version: &Version, s: &Segment) -> Option<NewSegment> {
     Some(NewSegment {
         sequence: s.sequence,
         want: want(&s.uri, s.range, ObjectKind::Media, Some(s.duration)).filter(http)?,
-        map: s.map.as_ref().and_then(map).filter(http),
+        map: s.map.as_deref().and_then(map).filter(http),
         keys: keys.filter_map(|uri| want(uri, None, ObjectKind::Other, None)).filter(http).collect(),
     })
 }

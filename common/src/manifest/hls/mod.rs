@@ -1,8 +1,15 @@
 //! HLS playlists (RFC 8216 and its 2nd edition): a line-preserving reader with byte spans, and the rewriter.
 
+mod lines;
+mod parse;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
 use super::url::UrlMap;
 use super::{Edit, ManifestError};
 use crate::object::ByteRange;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -111,10 +118,10 @@ pub struct Segment {
     pub discontinuity: bool,
     /// EXT-X-GAP: not there, must not be fetched.
     pub gap: bool,
-    /// EXT-X-MAP in force.
-    pub map: Option<Map>,
-    /// EXT-X-KEY in force, all of them (several KEYFORMATs), METHOD=NONE resolved to none.
-    pub keys: Vec<Key>,
+    /// EXT-X-MAP in force, shared by the segments that it applies to.
+    pub map: Option<Arc<Map>>,
+    /// EXT-X-KEY in force, all of them (several KEYFORMATs), METHOD=NONE resolved to none. Shared as well.
+    pub keys: Arc<[Arc<Key>]>,
     /// EXT-X-PROGRAM-DATE-TIME, milliseconds since the Unix epoch, written or derived from the segments before.
     pub program_date_time: Option<u64>,
     /// Byte span in the text of this segment's lines: from the first tag that belongs to it up to and including its URI
@@ -147,30 +154,34 @@ impl Playlist {
     ///
     /// Tolerates what players tolerate (CRLF, BOM, unknown tags, odd attributes); bounded by [`crate::limits`].
     pub fn parse(body: &[u8], url: &Url, imports: &[(String, String)]) -> Result<Playlist, ManifestError> {
-        let _ = (body, url, imports);
-        todo!("helper manifest")
+        parse::parse(body, url, imports)
     }
 }
 
-/// What the receiver may do to a media playlist besides URLs.
+/// What the receiver may do to a playlist, and what it needs to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RewriteOptions {
-    /// Leave out this many segments at the live edge (and everything after them).
+pub struct RewriteOptions<'a> {
+    /// Leave out this many segments at the live edge and everything after them, EXT-X-ENDLIST too. Tags about the playlist
+    /// as a whole stay. Master playlists are not trimmed.
     pub trim_tail: usize,
-    /// Cut EXT-X-PART, PRELOAD-HINT, PART-INF, RENDITION-REPORT, SKIP and CAN-BLOCK-RELOAD: low-latency parts are not carried.
+    /// Cut EXT-X-PART, PRELOAD-HINT, PART-INF, RENDITION-REPORT and what EXT-X-SERVER-CONTROL promises of blocking reloads,
+    /// parts and delta updates: low-latency parts are not carried.
     pub strip_low_latency: bool,
+    /// The master's variables ([`Master::variables`]), for EXT-X-DEFINE IMPORT. URIs with variables that are not known stay.
+    pub imports: &'a [(String, String)],
 }
 
-/// Edits that make every URI of the playlist (segment lines, and URI / SERVER-URI attributes of any EXT tag where the scheme
-/// is http(s) or relative) lead through the receiver. `base`: URL the body came from after redirects. Nothing outside the
-/// returned spans changes.
+/// Edits that make every URI of the playlist (lines of URIs, and URI / SERVER-URI attributes of the tags that the
+/// 2nd edition of RFC 8216 defines, where the scheme is http(s) or relative) lead through the receiver. `base`: URL the
+/// body came from after redirects. Nothing outside the returned spans changes; unknown tags stay.
+///
+/// Bounded by [`crate::limits`]; the text that is written is bounded too ([`crate::limits::MANIFEST_BYTES`]).
 pub fn rewrite(
     text: &str,
     base: &Url,
     served_path: &str,
     map: &dyn UrlMap,
-    options: RewriteOptions,
+    options: RewriteOptions<'_>,
 ) -> Result<Vec<Edit>, ManifestError> {
-    let _ = (text, base, served_path, map, options);
-    todo!("helper manifest")
+    rewrite::rewrite(text, base, served_path, map, options)
 }
