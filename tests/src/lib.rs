@@ -1,1 +1,12 @@
-//! `mahp-tests`.
+//! End-to-end tests with real players: test content, an origin, the rig that starts the real programs, and drivers of players.
+//!
+//! Each test has the same shape: content ([`content`]) → [`origin`] → sender → link with loss → receiver ([`rig`]) → player
+//! ([`players`]), and the same player directly on the origin as its control. Figures go into one table ([`report`]).
+
+pub mod client;
+pub mod content;
+pub mod origin;
+pub mod players;
+pub mod process;
+pub mod report;
+pub mod tools;

@@ -1,0 +1,215 @@
+// Drives real browser players in headless Chromium and measures how they play.
+// usage: node browser.mjs JOB.json RESULT.json
+// JOB:    { chromium, shots, seconds, jobs: [ { name, player: hls|dash|shaka|native, url, page? } ] }; all jobs play side by side.
+//         `page` opens that address instead of our own page and measures the first <video> in it.
+// RESULT: [ { name, played, wall, stalls, ... } ], see measure() and summary() below.
+// The page is served from a port of its own, so every media request is cross-origin: CORS is under test too.
+import { readFileSync, writeFileSync, createReadStream } from "node:fs";
+import { createServer } from "node:http";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const libraries = {
+  "/hls.js": "node_modules/hls.js/dist/hls.min.js",
+  "/dash.js": "node_modules/dashjs/dist/modern/umd/dash.all.min.js",
+  "/shaka.js": "node_modules/shaka-player/dist/shaka-player.compiled.js",
+};
+
+const pageHtml = `<!doctype html><meta charset="utf-8"><title>player</title>
+<style>body{margin:0;background:#123;color:#fff;font:16px sans-serif}video{width:640px;height:360px;background:#000}</style>
+<video muted playsinline crossorigin="anonymous"></video><pre id="log"></pre>
+<script src="/hls.js"></script><script src="/dash.js"></script><script src="/shaka.js"></script>`;
+
+function servePages() {
+  const server = createServer((request, response) => {
+    const path = request.url.split("?")[0];
+    if (path === "/favicon.ico") { response.writeHead(204).end(); return; }
+    if (libraries[path]) {
+      response.writeHead(200, { "content-type": "text/javascript" });
+      createReadStream(join(here, libraries[path])).pipe(response);
+      return;
+    }
+    response.writeHead(200, { "content-type": "text/html" }).end(pageHtml);
+  });
+  return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server)));
+}
+
+// Runs in the page: counts what a viewer would see. Installed before the player starts.
+function measure() {
+  const video = document.querySelector("video");
+  const m = (window.measured = {
+    started: null, startup: null, stalls: 0, stalled: 0, freezes: 0, jumps: 0, errors: [], warnings: [], samples: [], frames: 0, ended: false,
+  });
+  const began = performance.now();
+  let waitingSince = null, lastFrame = null, last = null;
+  const nearEnd = () => Number.isFinite(video.duration) && video.duration - video.currentTime < 0.5;
+  video.addEventListener("playing", () => {
+    const now = performance.now();
+    if (m.started === null) { m.started = now; m.startup = (now - began) / 1000; m.from = video.currentTime; }
+    if (waitingSince !== null) { m.stalled += (now - waitingSince) / 1000; waitingSince = null; }
+  });
+  video.addEventListener("waiting", () => {
+    if (m.started === null || m.done || nearEnd() || waitingSince !== null) return;
+    waitingSince = performance.now();
+    m.stalls += 1;
+  });
+  video.addEventListener("ended", () => { m.ended = true; });
+  video.addEventListener("error", () => m.errors.push(`media error ${video.error?.code} ${video.error?.message}`));
+  const frame = (now) => {
+    m.frames += 1;
+    // A picture that stands still for a second without any event is a stall as well.
+    if (lastFrame !== null && m.started !== null && !m.done && now - lastFrame > 1000) m.freezes += 1;
+    lastFrame = now;
+    video.requestVideoFrameCallback(frame);
+  };
+  video.requestVideoFrameCallback(frame);
+  setInterval(() => {
+    const at = performance.now(), time = video.currentTime, b = video.buffered;
+    const ahead = b.length ? b.end(b.length - 1) - time : 0;
+    if (m.started !== null && !m.done) {
+      if (last && time - last.time - (at - last.at) / 1000 > 0.4) m.jumps += 1;
+      m.samples.push([(at - m.started) / 1000, time, ahead].map((x) => Math.round(x * 100) / 100));
+    }
+    last = { at, time };
+  }, 250);
+}
+
+// Runs in the page: starts the named player on the URL.
+async function play({ player, url }) {
+  const video = document.querySelector("video"), m = window.measured;
+  if (player === "hls") {
+    const hls = new Hls();
+    hls.on(Hls.Events.ERROR, (_, e) => (e.fatal ? m.errors : m.warnings).push(`${e.type} ${e.details} ${e.response?.code ?? ""}`));
+    hls.loadSource(url);
+    hls.attachMedia(video);
+    window.player = hls;
+  } else if (player === "dash") {
+    const dash = dashjs.MediaPlayer().create();
+    dash.updateSettings({ streaming: { delay: { liveDelay: 8 }, liveCatchup: { enabled: false }, utcSynchronization: { enabled: false } } });
+    dash.on(dashjs.MediaPlayer.events.ERROR, (e) => m.errors.push(`dash ${e.error?.code} ${e.error?.message}`));
+    dash.initialize(video, url, true);
+    window.player = dash;
+  } else if (player === "shaka") {
+    shaka.polyfill.installAll();
+    const p = new shaka.Player();
+    await p.attach(video);
+    p.configure({ manifest: { defaultPresentationDelay: 8, dash: { ignoreSuggestedPresentationDelay: true } } });
+    p.addEventListener("error", (e) => (e.detail.severity === 2 ? m.errors : m.warnings).push(`shaka ${e.detail.code} ${e.detail.data}`));
+    window.player = p;
+    await p.load(url).catch((e) => m.errors.push(`shaka load ${e.code} ${e.data}`));
+  } else {
+    video.src = url;
+  }
+  video.muted = true;
+  video.play().catch(() => {});
+}
+
+// Runs in the page: what the picture looks like now, as a coarse checksum and its contrast.
+function picture() {
+  const video = document.querySelector("video"), canvas = document.createElement("canvas");
+  canvas.width = 64; canvas.height = 36;
+  const g = canvas.getContext("2d");
+  try {
+    g.drawImage(video, 0, 0, 64, 36);
+    const d = g.getImageData(0, 0, 64, 36).data;
+    let sum = 0, squares = 0, check = 0;
+    for (let i = 0; i < d.length; i += 4) { sum += d[i]; squares += d[i] * d[i]; check = (check * 31 + d[i] + d[i + 1] * 3) >>> 0; }
+    const n = d.length / 4;
+    return { contrast: Math.sqrt(squares / n - (sum / n) ** 2), check, width: video.videoWidth, height: video.videoHeight };
+  } catch (e) {
+    return { contrast: 0, check: 0, error: String(e) };
+  }
+}
+
+// Runs in the page: what a cross-origin script may read of the media responses.
+async function readable(url) {
+  const response = await fetch(url, { cache: "no-store" });
+  const seen = {};
+  for (const name of ["date", "age", "etag", "cache-status", "content-length"]) seen[name] = response.headers.get(name);
+  const host = new URL(url).host;
+  const timed = performance.getEntriesByType("resource").filter((e) => new URL(e.name).host === host);
+  return { headers: seen, requests: timed.length, timed: timed.filter((e) => e.responseStart > 0 && e.requestStart > 0).length };
+}
+
+function watchResponses(page, pageHost) {
+  const seen = [];
+  page.on("response", (response) => {
+    const url = new URL(response.url());
+    if (url.host === pageHost || !url.protocol.startsWith("http")) return;
+    const h = response.headers();
+    seen.push({ url: response.url(), status: response.status(), bytes: Number(h["content-length"] ?? 0), from: h["cache-status"] ?? "" });
+  });
+  return seen;
+}
+
+async function run(browser, job, plan, pageHost) {
+  const context = await browser.newContext({ viewport: { width: 900, height: 620 } });
+  const page = await context.newPage();
+  const responses = watchResponses(page, job.page ? "" : pageHost);
+  const consoleLines = [];
+  page.on("console", (line) => consoleLines.push(line.text()));
+  page.on("pageerror", (error) => consoleLines.push(`page error: ${error.message}`));
+  await page.goto(job.page ?? `http://${pageHost}/`);
+  if (job.page) await page.waitForSelector("video", { timeout: 30000, state: "attached" });
+  await page.evaluate(measure);
+  if (!job.page) await page.evaluate(play, job);
+  let failure = null;
+  try {
+    await page.waitForFunction(() => window.measured.started !== null || window.measured.errors.length, null, { timeout: 45000, polling: 100 });
+    await page.waitForTimeout(1000 * plan.seconds / 3);
+    const first = await page.evaluate(picture);
+    await page.screenshot({ path: join(plan.shots, `${job.name}.png`) });
+    const until = plan.seconds;
+    await page.waitForFunction((s) => window.measured.ended || performance.now() - window.measured.started >= s * 1000, until, { timeout: 90000, polling: 50 });
+    const end = await page.evaluate(() => {
+      const m = window.measured, video = document.querySelector("video"), q = video.getVideoPlaybackQuality();
+      m.done = true;
+      return { ...m, wall: (performance.now() - m.started) / 1000, played: video.currentTime - m.from, dropped: q.droppedVideoFrames, total: q.totalVideoFrames };
+    });
+    const second = await page.evaluate(picture);
+    const cors = job.page ? null : await page.evaluate(readable, job.url).catch((e) => ({ error: String(e) }));
+    return summary(job, end, responses, { first, second, cors, consoleLines });
+  } catch (error) {
+    failure = String(error).split("\n")[0];
+    const m = await page.evaluate(() => window.measured).catch(() => ({}));
+    await page.screenshot({ path: join(plan.shots, `${job.name}.png`) }).catch(() => {});
+    return summary(job, { errors: [], ...m, played: 0, wall: 0, failure }, responses, { consoleLines });
+  } finally {
+    await context.close();
+  }
+}
+
+function summary(job, m, responses, more) {
+  const bytes = { multicast: 0, repair: 0, unicast: 0, other: 0 };
+  for (const r of responses) {
+    const detail = /detail=([a-z]+)/.exec(r.from)?.[1] ?? "other";
+    bytes[detail in bytes ? detail : "other"] += r.bytes;
+  }
+  return {
+    name: job.name, player: job.player, url: job.url, played: m.played, wall: m.wall, startup: m.startup, stalls: (m.stalls ?? 0) + (m.freezes ?? 0),
+    stalled: m.stalled, jumps: m.jumps ?? 0, frames: m.frames ?? 0, dropped: m.dropped ?? 0, total: m.total ?? 0, ended: m.ended ?? false,
+    errors: [...(m.errors ?? []), ...(m.failure ? [m.failure] : [])], warnings: m.warnings ?? [],
+    bytes, requests: responses.length, bad: responses.filter((r) => r.status >= 400).map((r) => `${r.status} ${r.url}`),
+    picture: more.first ?? null, moves: Boolean(more.first && more.second && more.first.check !== more.second.check),
+    cors: more.cors ?? null, console: more.consoleLines.slice(0, 20), samples: m.samples ?? [],
+  };
+}
+
+const [jobFile, resultFile] = process.argv.slice(2);
+const plan = JSON.parse(readFileSync(jobFile, "utf8"));
+const server = await servePages();
+const pageHost = `127.0.0.1:${server.address().port}`;
+const browser = await chromium.launch({
+  executablePath: plan.chromium,
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--autoplay-policy=no-user-gesture-required"],
+});
+try {
+  const results = await Promise.all(plan.jobs.map((job) => run(browser, job, plan, pageHost)));
+  writeFileSync(resultFile, JSON.stringify(results, null, 1));
+} finally {
+  await browser.close();
+  server.close();
+}
