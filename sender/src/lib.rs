@@ -2,10 +2,11 @@
 //!
 //! The way of a segment: [`origin`] follows the manifests and fetches objects, [`flow`] feeds each rendition's
 //! [`mahp_common::session::send::SendSession`] and hands its packets to the multicast socket. [`plan`] decides what goes
-//! where and how fast, [`description`] tells receivers, [`run`] wires everything and is the only place that starts
-//! detached tasks.
+//! where and how fast, [`description`] tells receivers, [`run`] and [`channels`] wire everything and are the
+//! only places that start detached tasks.
 #![forbid(unsafe_code)]
 
+pub mod channels;
 pub mod cli;
 pub mod config;
 pub mod description;
@@ -19,6 +20,7 @@ pub mod run;
 pub mod sink;
 pub mod spool;
 pub mod status;
+pub mod tasks;
 
 use clap::Parser as _;
 use mahp_runtime::error::StartupError;

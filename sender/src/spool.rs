@@ -21,6 +21,7 @@ struct Inner {
     memory_left: u64,
     disk_left: u64,
     end: u64,
+    tracks: usize,
     file: Option<Arc<File>>,
     kept: HashMap<(usize, usize), Kept>,
 }
@@ -39,9 +40,17 @@ impl Spool {
             memory_left: memory,
             disk_left: budget - memory,
             end: 0,
+            tracks: 0,
             file: None,
             kept: HashMap::new(),
         })))
+    }
+
+    /// A number for a new track.
+    pub fn track(&self) -> usize {
+        let mut inner = self.lock();
+        inner.tracks += 1;
+        inner.tracks
     }
 
     /// Keeps `object` under `key` (track, index) where there is room.

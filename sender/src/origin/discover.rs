@@ -1,7 +1,7 @@
 //! Reads a channel's URL once: HLS or DASH, live or VOD, which renditions.
 
-use super::Origin;
 use super::hls::{self, HlsRendition};
+use super::{Origin, dash};
 use crate::config::ChannelConfig;
 use mahp_common::catalog::{Format, Role};
 use mahp_common::{Object, ObjectKind};
@@ -25,6 +25,8 @@ pub struct Found {
     pub manifest: Option<Manifest>,
     /// Variants, EXT-X-MEDIA, Representations that are to be carried.
     pub renditions: Vec<FoundRendition>,
+    /// DASH: the MPD, and the Representations its renditions were made of.
+    pub mpd: Option<(dash::MpdVersion, Arc<dash::Ladder>)>,
     /// URL prefixes of the channel.
     pub prefixes: Vec<String>,
 }
@@ -67,7 +69,9 @@ pub struct FoundRendition {
 #[derive(Clone, Debug)]
 pub enum What {
     /// A media playlist.
-    Hls(HlsRendition),
+    Hls(Box<HlsRendition>),
+    /// A Representation: its number in [`Found::ladder`].
+    Dash(usize),
 }
 
 /// Reads the channel's URL and what it refers to.
@@ -84,7 +88,8 @@ pub async fn discover(
     let response = origin.get(&config.url, request).await.map_err(|e| origin_error(&e))?;
     let found = match mahp_common::manifest::sniff(&response.body) {
         Some(Format::Hls) => hls::discover(&origin, config, &response).await?,
-        Some(Format::Dash) | None => return Err(not_a_manifest(config, &response)),
+        Some(Format::Dash) => dash::discover(&origin, config, &response)?,
+        None => return Err(not_a_manifest(config, &response)),
     };
     if found.renditions.is_empty() {
         return Err(StartupError::usage(

@@ -117,7 +117,15 @@ fn found(
         prefixes.extend(urls.first().into_iter().chain(urls.last()).map(folder));
         r.url_patterns = pattern(&urls).into_iter().collect();
     }
-    Found { format: Format::Hls, live, target_duration, manifest, renditions, prefixes: shortest(prefixes) }
+    Found {
+        format: Format::Hls,
+        live,
+        target_duration,
+        manifest,
+        renditions,
+        mpd: None,
+        prefixes: shortest(prefixes),
+    }
 }
 
 fn of_media(url: Url, first: Version) -> FoundRendition {
@@ -131,7 +139,7 @@ fn of_media(url: Url, first: Version) -> FoundRendition {
         codecs: None,
         resolution: None,
         language: None,
-        what: What::Hls(HlsRendition { url, imports: Vec::new(), first: Some(first) }),
+        what: What::Hls(Box::new(HlsRendition { url, imports: Vec::new(), first: Some(first) })),
     }
 }
 
@@ -148,7 +156,7 @@ fn of_master(config: &ChannelConfig, master: &Master, base: &Url) -> Vec<FoundRe
         codecs: None,
         resolution: None,
         language: None,
-        what: What::Hls(HlsRendition { url, imports: master.variables.clone(), first: None }),
+        what: What::Hls(Box::new(HlsRendition { url, imports: master.variables.clone(), first: None })),
     };
     for v in master.variants.iter().filter(|v| config.include_iframes || !v.iframes_only) {
         let Ok(url) = base.join(&v.uri) else { continue };
@@ -200,8 +208,11 @@ fn audio_codecs(codecs: &str) -> bool {
 async fn load_playlists(origin: &Origin, renditions: &mut [FoundRendition]) -> Result<(), StartupError> {
     let mut loads = JoinSet::new();
     for (i, r) in renditions.iter().enumerate() {
-        let What::Hls(HlsRendition { url, imports, first: None }) = &r.what else { continue };
-        let (origin, url, imports) = (origin.clone(), url.clone(), imports.clone());
+        let What::Hls(hls) = &r.what else { continue };
+        if hls.first.is_some() {
+            continue;
+        }
+        let (origin, url, imports) = (origin.clone(), hls.url.clone(), hls.imports.clone());
         loads.spawn(async move { (i, load(&origin, &url, &imports).await) });
     }
     let mut refused: Option<(usize, StartupError)> = None;
@@ -218,14 +229,19 @@ async fn load_playlists(origin: &Origin, renditions: &mut [FoundRendition]) -> R
             }
         }
     }
-    let any = renditions.iter().any(|r| matches!(&r.what, What::Hls(HlsRendition { first: Some(_), .. })));
+    let any = renditions.iter().any(|r| matches!(&r.what, What::Hls(hls) if hls.first.is_some()));
     match refused {
         Some((_, e)) if !any => Err(e),
         _ => Ok(()),
     }
 }
 
-async fn load(origin: &Origin, url: &Url, imports: &[(String, String)]) -> Result<Version, StartupError> {
+/// One media playlist.
+pub(super) async fn load(
+    origin: &Origin,
+    url: &Url,
+    imports: &[(String, String)],
+) -> Result<Version, StartupError> {
     let request = Request { accept_gzip: true, ..Request::default() };
     let response = origin.get(url, request).await.map_err(|e| origin_error(&e))?;
     version(origin, url, imports, &response)
@@ -239,7 +255,8 @@ async fn estimate(origin: &Origin, r: &FoundRendition) -> u64 {
         Role::Audio => 192_000,
         _ => 64_000,
     };
-    let What::Hls(HlsRendition { first: Some(version), .. }) = &r.what else { return default };
+    let What::Hls(hls) = &r.what else { return default };
+    let Some(version) = &hls.first else { return default };
     let (mut bytes, mut time) = (0u64, Duration::ZERO);
     for s in version.media.segments.iter().rev().filter(|s| !s.gap && !s.duration.is_zero()).take(3) {
         let size = match (s.range, version.base.join(&s.uri)) {
@@ -370,15 +387,14 @@ pub fn new_segment(version: &Version, s: &Segment) -> Option<NewSegment> {
     })
 }
 
-/// A complete playlist as a track for the carousel, and its duration. None: the playlist could not be had at the start.
-pub fn track(
-    rendition: &HlsRendition,
-    number: usize,
-    rate_bps: u64,
-    carry_keys: bool,
-) -> Option<(Track, Duration)> {
-    let version = rendition.first.as_ref()?;
-    let mut track = Track { number, rate_bps, manifests: vec![version.object.clone()], ..Track::default() };
+/// Duration of a playlist.
+pub fn duration(version: &Version) -> Duration {
+    version.media.segments.iter().map(|s| s.duration).sum()
+}
+
+/// A complete playlist as a track for the carousel.
+pub fn track(version: &Version, carry_keys: bool) -> Track {
+    let mut track = Track { manifests: vec![version.object.clone()], ..Track::default() };
     let mut known = BTreeSet::new();
     let mut start = Duration::ZERO;
     for s in &version.media.segments {
@@ -389,5 +405,5 @@ pub fn track(
         }
         start += s.duration;
     }
-    Some((track, start))
+    track
 }

@@ -2,13 +2,13 @@
 
 use super::hls::{HlsRendition, NewSegment, Tracker, Version, version};
 use super::outbox::{Outbox, Step};
-use super::{Origin, Want, text};
+use super::{Inits, Origin, Want, text};
 use crate::sink::{Item, ObjectSink};
 use http::HeaderMap;
 use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use mahp_common::{Digest, Object, ObjectKind, Time};
 use mahp_runtime::fetch::{FetchError, Request, Response};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -52,8 +52,8 @@ struct Follower {
     tracker: Tracker,
     poll: Poll,
     map: Option<String>,
-    inits: BTreeMap<String, Object>,
-    keys: BTreeMap<String, ()>,
+    inits: Inits,
+    keys: BTreeSet<String>,
     repeat_at: Time,
     ended: bool,
 }
@@ -73,8 +73,8 @@ impl Follower {
             tracker: Tracker::new(START_SEGMENTS),
             poll: Poll::new(&origin, rendition.url, rendition.imports),
             map: None,
-            inits: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            inits: Inits::default(),
+            keys: BTreeSet::new(),
             repeat_at: now + INIT_REPEAT,
             ended: false,
             origin,
@@ -111,7 +111,7 @@ impl Follower {
         }
         if news.restarted {
             tracing::info!(url = %self.poll.url, "the origin began anew; following from its live edge");
-            (self.map, self.inits, self.keys) = (None, BTreeMap::new(), BTreeMap::new());
+            (self.map, self.inits, self.keys) = (None, Inits::default(), BTreeSet::new());
         }
         if news.skipped > 0 {
             tracing::warn!(url = %self.poll.url, skipped = news.skipped, "segments passed unseen");
@@ -129,7 +129,7 @@ impl Follower {
 
     fn want(&mut self, segment: NewSegment) {
         for key in segment.keys.into_iter().filter(|_| self.options.carry_keys) {
-            if self.keys.insert(key.key(), ()).is_none() {
+            if self.keys.insert(key.key()) {
                 self.outbox.want(key, segment.sequence);
             }
         }
@@ -147,21 +147,8 @@ impl Follower {
     }
 
     fn on_fetched(&mut self, object: Object) {
-        if object.meta.kind == ObjectKind::Init
-            && let Ok(url) = Url::parse(&object.meta.url)
-        {
-            // The key as it was wanted: without the complete length that the answer told.
-            let want = Want {
-                url,
-                range: object.meta.range,
-                kind: ObjectKind::Init,
-                media_time: None,
-                duration: None,
-            };
-            while self.inits.len() >= 16 {
-                self.inits.pop_first();
-            }
-            self.inits.insert(want.key(), object);
+        if object.meta.kind == ObjectKind::Init {
+            self.inits.insert(object);
         }
     }
 

@@ -4,10 +4,13 @@
 //! [`vod`] goes through what is complete. Each rendition has a task of its own, so that a slow or dead origin stalls
 //! nobody else.
 
+pub mod dash;
+pub mod dash_live;
 pub mod discover;
 pub mod hls;
 pub mod live;
 pub mod outbox;
+pub mod utc;
 pub mod vod;
 
 use crate::status::RenditionStatus;
@@ -43,6 +46,36 @@ impl Want {
             Some(r) => format!("{}#{}-{}", self.url, r.first, r.last),
             None => self.url.to_string(),
         }
+    }
+}
+
+/// The key under which an object was wanted.
+fn key_of(object: &Object) -> String {
+    match object.meta.range {
+        Some(r) => format!("{}#{}-{}", object.meta.url, r.first, r.last),
+        None => object.meta.url.clone(),
+    }
+}
+
+/// Init segments that may be needed again: the newest few.
+#[derive(Clone, Debug, Default)]
+struct Inits(Vec<(String, Object)>);
+
+impl Inits {
+    /// More than a presentation with advertisements alternates between.
+    const KEPT: usize = 16;
+
+    fn insert(&mut self, object: Object) {
+        let key = key_of(&object);
+        self.0.retain(|(k, _)| *k != key);
+        if self.0.len() >= Self::KEPT {
+            self.0.remove(0);
+        }
+        self.0.push((key, object));
+    }
+
+    fn get(&self, key: &str) -> Option<&Object> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, o)| o)
     }
 }
 

@@ -22,6 +22,10 @@ const PARALLEL: usize = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// Attempts at one object, where a manifest lists it for ever.
+const ATTEMPTS: u32 = 30;
+/// What the origin refused holds up what comes after it for this long: it is often there a moment later.
+const HOLD_FAILED: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Outbox {
@@ -38,7 +42,7 @@ pub struct Outbox {
 
 enum Slot {
     Wanted(Job),
-    Fetching { id: u64, since: Time },
+    Fetching { id: u64, since: Time, failed: bool },
     Ready(Box<Item>),
 }
 
@@ -103,19 +107,18 @@ impl Outbox {
         self.slots.is_empty() && self.putting.is_none()
     }
 
-    /// Gives up what failed and is not listed any more. Returns how many were given up.
-    pub fn keep(&mut self, listed: impl Fn(u64) -> bool) -> u64 {
-        let before = self.again.len();
-        self.again.retain(|a| {
-            let keep = listed(a.job.sequence);
-            if !keep {
-                tracing::warn!(url = %a.job.want.url, attempts = a.job.attempts, "left the origin's window before it could be had");
-            }
-            keep
-        });
-        let gone = (before - self.again.len()) as u64;
-        self.origin.status.failed.fetch_add(gone, Relaxed);
-        gone
+    /// Gives up what failed and is not listed any more.
+    pub fn keep(&mut self, listed: impl Fn(u64) -> bool) {
+        let (kept, gone) = std::mem::take(&mut self.again).into_iter().partition(|a| listed(a.job.sequence));
+        self.again = kept;
+        for a in gone {
+            self.give_up(&a.job);
+        }
+    }
+
+    fn give_up(&self, job: &Job) {
+        tracing::warn!(url = %job.want.url, attempts = job.attempts, "cannot be had from the origin; given up");
+        self.origin.status.failed.fetch_add(1, Relaxed);
     }
 
     /// One step: a request started or finished, an object put. Pends while there is nothing to do. Cancel safe.
@@ -146,18 +149,19 @@ impl Outbox {
             .filter(|s| matches!(s, Slot::Ready(i) if i.object.meta.kind != ObjectKind::Manifest))
             .count();
         let mut room = PARALLEL.saturating_sub(self.requests.len() + ready);
-        while let Some(i) = self.again.iter().position(|a| a.at <= now).filter(|_| room > 0) {
-            let job = self.again.swap_remove(i).job;
-            self.request(job);
-            room -= 1;
-        }
+        // What is new goes before what failed: an origin that hangs on old segments must not hold up the live edge.
         for i in 0..self.slots.len() {
             if room == 0 {
                 break;
             }
             let Some(Slot::Wanted(job)) = self.slots.get(i) else { continue };
             let job = job.clone();
-            self.slots[i] = Slot::Fetching { id: job.id, since: now };
+            self.slots[i] = Slot::Fetching { id: job.id, since: now, failed: false };
+            self.request(job);
+            room -= 1;
+        }
+        while let Some(i) = self.again.iter().position(|a| a.at <= now).filter(|_| room > 1) {
+            let job = self.again.swap_remove(i).job;
             self.request(job);
             room -= 1;
         }
@@ -189,8 +193,12 @@ impl Outbox {
                 Step::Fetched(object)
             }
             Err(e) => {
-                if let Some(i) = slot {
-                    self.slots.remove(i);
+                if let Some(Slot::Fetching { failed, .. }) = slot.and_then(|i| self.slots.get_mut(i)) {
+                    *failed = true;
+                }
+                if job.attempts >= ATTEMPTS {
+                    self.give_up(&job);
+                    return Step::Moved;
                 }
                 let pause = (PAUSE * 2u32.saturating_pow(job.attempts.saturating_sub(1))).min(PAUSE_MAX);
                 tracing::debug!(url = %job.want.url, attempt = job.attempts, "{e}; again in {pause:?}");
@@ -203,8 +211,8 @@ impl Outbox {
     /// Puts the first ready object, passing over requests that take too long (they are sent when they come).
     fn start_put(&mut self) {
         let now = self.origin.clock.now();
-        while let Some(Slot::Fetching { since, .. }) = self.slots.front() {
-            if now.since(*since) < self.hold {
+        while let Some(until) = self.held_until() {
+            if now < until {
                 return;
             }
             self.slots.pop_front();
@@ -216,13 +224,19 @@ impl Outbox {
         }
     }
 
+    /// How long the first request may hold up the others, if it does.
+    fn held_until(&self) -> Option<Time> {
+        match self.slots.front() {
+            Some(Slot::Fetching { since, failed: true, .. }) => Some(*since + self.hold.min(HOLD_FAILED)),
+            Some(Slot::Fetching { since, failed: false, .. }) => Some(*since + self.hold),
+            _ => None,
+        }
+    }
+
     /// When the next pause ends, or the first request has held up others for long enough.
     fn wake(&self) -> Option<Time> {
         let again = self.again.iter().map(|a| a.at).min();
-        let held = match self.slots.front() {
-            Some(Slot::Fetching { since, .. }) => Some(*since + self.hold),
-            _ => None,
-        };
+        let held = self.held_until();
         let now = self.origin.clock.now();
         // A pause that is over waits for a free request, not for a time.
         again.into_iter().chain(held).filter(|t| *t > now).min()

@@ -1,8 +1,11 @@
 //! Carries what is complete: every segment in presentation order at a set speed, once or as a carousel.
 
+use super::dash::{self, Ladder};
+use super::hls::{self, HlsRendition};
 use super::{Origin, Want};
 use crate::sink::{Item, ObjectSink};
 use crate::spool::Spool;
+use mahp_common::manifest::dash::Mpd;
 use mahp_common::{Object, Time};
 use mahp_runtime::clock::Clock;
 use std::collections::BTreeMap;
@@ -27,19 +30,24 @@ const PAUSES: [Duration; 5] = [
     Duration::from_secs(4),
 ];
 
+/// Where a rendition's segments are listed.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A media playlist; whether keys are carried.
+    Hls(Box<HlsRendition>, bool),
+    /// A rung of an MPD.
+    Dash(Arc<Mpd>, Arc<Ladder>, usize),
+}
+
 /// What a rendition consists of.
 #[derive(Clone, Debug, Default)]
 pub struct Track {
-    /// Number for the spool, unique in the program.
-    pub number: usize,
     /// Its playlist and the like, already here: sent first, and again and again.
     pub manifests: Vec<Object>,
     /// Its init segments: fetched first, sent again and again.
     pub inits: Vec<Want>,
     /// Its segments with their start on the presentation timeline, in order.
     pub segments: Vec<(Duration, Want)>,
-    /// Pacing rate of its flow, bit/s.
-    pub rate_bps: u64,
 }
 
 /// The shared timeline of a channel's tracks.
@@ -62,25 +70,20 @@ impl Timeline {
     }
 }
 
-/// Carries a track; returns after the first turn unless the timeline repeats.
+/// Carries a rendition; returns after the first turn unless the timeline repeats.
 pub async fn carry(
     origin: Origin,
     sink: Arc<dyn ObjectSink>,
     spool: Spool,
-    track: Track,
+    source: Source,
+    rate_bps: u64,
     timeline: Timeline,
 ) {
-    let keep = timeline.repeat.then_some(spool);
+    let track = Arc::new(load_track(&origin, &source).await);
+    let spool = timeline.repeat.then(|| (spool.track(), spool));
     origin.status.total.store(track.segments.len() as u64, Relaxed);
-    let mut carrier = Carrier {
-        origin,
-        sink,
-        spool: keep,
-        track: Arc::new(track),
-        timeline,
-        heads: Vec::new(),
-        repeat_at: Time::ZERO,
-    };
+    let mut carrier =
+        Carrier { origin, sink, spool, track, rate_bps, timeline, heads: Vec::new(), repeat_at: Time::ZERO };
     carrier.start().await;
     let mut turn = 0;
     loop {
@@ -88,16 +91,43 @@ pub async fn carry(
         if !timeline.repeat {
             return;
         }
-        carrier.wait(timeline.due(turn + 1, Duration::ZERO)).await;
         turn = turn.saturating_add(1);
+        carrier.wait(timeline.due(turn, Duration::ZERO)).await;
+    }
+}
+
+/// Asks until the origin tells what there is.
+async fn load_track(origin: &Origin, source: &Source) -> Track {
+    let mut pauses = PAUSES.iter();
+    loop {
+        let result = match source {
+            Source::Hls(hls, carry_keys) => match &hls.first {
+                Some(version) => Ok(hls::track(version, *carry_keys)),
+                None => {
+                    let loaded = hls::load(origin, &hls.url, &hls.imports).await;
+                    loaded.map(|version| hls::track(&version, *carry_keys)).map_err(|e| e.message)
+                }
+            },
+            Source::Dash(mpd, ladder, rung) => {
+                dash::track(origin, mpd, ladder, *rung).await.map_err(|e| e.to_string())
+            }
+        };
+        match result {
+            Ok(track) => return track,
+            Err(e) => tracing::debug!("{e}"),
+        }
+        sleep(pauses.next().copied().unwrap_or(PAUSES[PAUSES.len() - 1])).await;
     }
 }
 
 struct Carrier {
     origin: Origin,
     sink: Arc<dyn ObjectSink>,
-    spool: Option<Spool>,
+    /// And the number of this track there.
+    spool: Option<(usize, Spool)>,
     track: Arc<Track>,
+    /// Pacing rate of the flow, bit/s.
+    rate_bps: u64,
     timeline: Timeline,
     /// Playlist and init segments.
     heads: Vec<Object>,
@@ -171,7 +201,7 @@ impl Carrier {
     /// A long playlist is repeated less often, so that it leaves the rate to the media.
     fn repeat_pause(&self) -> Duration {
         let bits = self.heads.iter().map(|o| o.data.len() as u64 * 8).sum::<u64>();
-        REPEAT.max(Duration::from_secs_f64(bits as f64 / (self.track.rate_bps.max(1) as f64 * REPEAT_SHARE)))
+        REPEAT.max(Duration::from_secs_f64(bits as f64 / (self.rate_bps.max(1) as f64 * REPEAT_SHARE)))
     }
 }
 
@@ -191,17 +221,16 @@ impl Fetches {
         self.asked = i + 1;
         let (origin, spool, track) = (carrier.origin.clone(), carrier.spool.clone(), carrier.track.clone());
         self.requests.spawn(async move {
-            let key = (track.number, i);
             let kept = match &spool {
-                Some(spool) => spool.get(key).await,
+                Some((number, spool)) => spool.get((*number, i)).await,
                 None => None,
             };
             if kept.is_some() {
                 return (i, kept);
             }
             let object = fetch(&origin, &track.segments[i].1).await;
-            if let (Some(object), Some(spool)) = (&object, &spool) {
-                spool.put(key, object).await;
+            if let (Some(object), Some((number, spool))) = (&object, &spool) {
+                spool.put((*number, i), object).await;
             }
             (i, object)
         });

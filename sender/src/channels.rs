@@ -1,0 +1,198 @@
+//! Starts the tasks of a channel: a flow for each rendition, and what follows or goes through its origin.
+
+use crate::config::Config;
+use crate::description::{self, Published};
+use crate::flow::{FlowSink, FlowTask, Shared};
+use crate::origin::dash_live::{self, MpdFollower};
+use crate::origin::discover::{Found, What};
+use crate::origin::live::{FollowOptions, follow, follow_manifest};
+use crate::origin::vod::{self, Timeline};
+use crate::origin::{Origin, dash, hls};
+use crate::plan::Plan;
+use crate::sink::ObjectSink;
+use crate::spool::Spool;
+use crate::status::SenderStatus;
+use crate::tasks::Tasks;
+use mahp_common::Tsi;
+use mahp_common::auth::SigningKey;
+use mahp_common::catalog::{Channel, Rendition, Role};
+use mahp_common::session::send::SendConfig;
+use mahp_runtime::fetch::Fetcher;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that starting a channel needs.
+#[derive(Debug)]
+pub struct Channels {
+    /// As resolved; channels as in the plan.
+    pub config: Config,
+    /// What goes where.
+    pub plan: Plan,
+    /// Counters.
+    pub status: Arc<SenderStatus>,
+    /// Socket, clock, encoders.
+    pub shared: Shared,
+    /// HTTP client.
+    pub fetcher: Fetcher,
+    /// Identity of this run.
+    pub session: u64,
+    /// Signs FDT Instances.
+    pub key: SigningKey,
+    /// Ends everything.
+    pub stop: CancellationToken,
+}
+
+impl Channels {
+    /// Starts the announcement session.
+    pub fn announce(&self, tasks: &mut Tasks, published: watch::Receiver<Arc<Published>>) {
+        let (flow, config) =
+            description::announcement(&self.plan, self.session, self.first_toi(), self.key.clone());
+        let (task, sink) = FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config);
+        tasks.background("announcement flow", task.run(self.stop.clone()));
+        tasks.background("announcement", description::carry(Arc::new(sink), published));
+    }
+
+    /// Starts channel `index` of the plan.
+    pub fn start(&self, tasks: &mut Tasks, index: usize, found: Found, spool: &Spool) {
+        let channel = &self.plan.channels[index];
+        match (found.live, found.mpd.is_some()) {
+            (true, false) => self.live_hls(tasks, channel, index, found),
+            (true, true) => self.live_dash(tasks, channel, found),
+            (false, _) => self.vod(tasks, channel, index, &found, spool),
+        }
+    }
+
+    fn live_hls(&self, tasks: &mut Tasks, channel: &Channel, index: usize, found: Found) {
+        let options = FollowOptions { carry_keys: self.config.channels[index].carry_keys };
+        if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(channel)) {
+            let (origin, sink) = self.flow(tasks, channel, r);
+            tasks.background(
+                "master playlist",
+                follow_manifest(origin, Arc::new(sink), manifest.url, manifest.object),
+            );
+        }
+        for f in found.renditions {
+            let Some(r) = by_id(channel, &f.id) else { continue };
+            let What::Hls(rendition) = f.what else { continue };
+            let (origin, sink) = self.flow(tasks, channel, r);
+            self.work(tasks, channel, r, follow(origin, Arc::new(sink), *rendition, options));
+        }
+    }
+
+    fn live_dash(&self, tasks: &mut Tasks, channel: &Channel, found: Found) {
+        let (Some((first, ladder)), Some(manifest), Some(r)) =
+            (found.mpd, found.manifest, manifest_rendition(channel))
+        else {
+            return;
+        };
+        let (origin, sink) = self.flow(tasks, channel, r);
+        let (reports, progress): (Vec<_>, Vec<_>) =
+            found.renditions.iter().map(|_| watch::channel(0)).unzip();
+        let (mpd, feed) = MpdFollower::new(origin, Arc::new(sink), manifest.url, first, progress);
+        for (f, report) in found.renditions.iter().zip(reports) {
+            let Some(r) = by_id(channel, &f.id) else { continue };
+            let What::Dash(rung) = f.what else { continue };
+            let (origin, sink) = self.flow(tasks, channel, r);
+            let task = dash_live::follow(origin, Arc::new(sink), feed.clone(), ladder.clone(), rung, report);
+            self.work(tasks, channel, r, task);
+        }
+        drop(feed);
+        self.work(tasks, channel, r, mpd.run());
+    }
+
+    fn vod(&self, tasks: &mut Tasks, channel: &Channel, index: usize, found: &Found, spool: &Spool) {
+        let config = &self.config.channels[index];
+        let timeline = Timeline {
+            start: self.shared.clock.now(),
+            speed: self.plan.speeds[index],
+            duration: vod_duration(found),
+            repeat: config.repeat,
+        };
+        if let (Some(manifest), Some(r)) = (&found.manifest, manifest_rendition(channel)) {
+            let (_, sink) = self.flow(tasks, channel, r);
+            tasks.background(
+                "manifest",
+                vod::repeat(self.shared.clock, Arc::new(sink), manifest.object.clone()),
+            );
+        }
+        for f in &found.renditions {
+            let Some(r) = by_id(channel, &f.id) else { continue };
+            let (origin, sink) = self.flow(tasks, channel, r);
+            let sink: Arc<dyn ObjectSink> = Arc::new(sink);
+            let rate_bps = r.flow.rate_bps;
+            let made = match (&f.what, &found.mpd) {
+                (What::Hls(hls), _) => vod::Source::Hls(hls.clone(), config.carry_keys),
+                (What::Dash(rung), Some((version, ladder))) => {
+                    vod::Source::Dash(version.mpd.clone(), ladder.clone(), *rung)
+                }
+                (What::Dash(_), None) => continue,
+            };
+            self.work(tasks, channel, r, vod::carry(origin, sink, spool.clone(), made, rate_bps, timeline));
+        }
+    }
+
+    /// A task that ends at `stop`.
+    fn work(
+        &self,
+        tasks: &mut Tasks,
+        channel: &Channel,
+        r: &Rendition,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = self.stop.clone();
+        tasks.work(format!("{}/{}", channel.name, r.id), async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Starts a rendition's flow.
+    fn flow(&self, tasks: &mut Tasks, channel: &Channel, r: &Rendition) -> (Origin, FlowSink) {
+        let status = self.status.of(&channel.name, &r.id);
+        let repair_tsi = r.flow.repair.map_or(Tsi(0), |e| e.tsi);
+        let config = SendConfig {
+            symbol_size: r.flow.symbol_size,
+            repair_percent: r.flow.repair_percent,
+            session: self.session,
+            first_toi: self.first_toi(),
+            key: Some(self.key.clone()),
+            ..SendConfig::new(r.flow.profile, r.flow.endpoint.tsi, repair_tsi, r.flow.rate_bps)
+        };
+        let (task, sink) = FlowTask::new(self.shared.clone(), status.clone(), &channel.name, &r.flow, config);
+        let task = task.run(self.stop.clone());
+        if r.role == Role::Manifest {
+            // A manifest is repeated until the media have left; it is no work to wait for.
+            tasks.background("manifest flow", task);
+        } else {
+            tasks.work(format!("{}/{} flow", channel.name, r.id), task);
+        }
+        (Origin { fetcher: self.fetcher.clone(), clock: self.shared.clock, status }, sink)
+    }
+
+    /// Above the TOIs of any run before: ten a second are never reached by the objects of one rendition.
+    fn first_toi(&self) -> u32 {
+        u32::try_from(self.shared.clock.wall().unix_millis() / 100 & 0x7fff_ffff).unwrap_or(1).max(1)
+    }
+}
+
+fn manifest_rendition(channel: &Channel) -> Option<&Rendition> {
+    channel.renditions.iter().find(|r| r.role == Role::Manifest)
+}
+
+fn by_id<'a>(channel: &'a Channel, id: &str) -> Option<&'a Rendition> {
+    channel.renditions.iter().find(|r| r.id == id)
+}
+
+fn vod_duration(found: &Found) -> Duration {
+    let hls = found.renditions.iter().filter_map(|f| match &f.what {
+        What::Hls(rendition) => rendition.first.as_ref().map(hls::duration),
+        What::Dash(_) => None,
+    });
+    let dash = found.mpd.as_ref().map(|(version, _)| dash::duration(&version.mpd));
+    hls.chain(dash).max().unwrap_or_default()
+}

@@ -1,0 +1,348 @@
+//! Follows a dynamic MPD: one task reloads it and carries each version, one task for each rendition fetches segments as they
+//! become available, by the clock ($Number$) or by the list (SegmentTimeline).
+
+use super::dash::{Ladder, MpdVersion, init_want, segment_want, version};
+use super::live::START_SEGMENTS;
+use super::outbox::{Outbox, Step};
+use super::utc::Offset;
+use super::{Inits, Origin, Want};
+use crate::sink::{Item, ObjectSink};
+use mahp_common::manifest::dash::{Addressing, Mpd};
+use mahp_common::{Object, ObjectKind, Time, WallTime};
+use mahp_runtime::fetch::{Request, Response};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use url::Url;
+
+/// Bounds of the time between two requests for an MPD.
+const POLL_MIN: Duration = Duration::from_millis(500);
+/// Where minimumUpdatePeriod is missing: to notice the end.
+const POLL_MAX: Duration = Duration::from_secs(30);
+/// The current MPD and init segments are sent again this often.
+const MPD_REPEAT: Duration = Duration::from_secs(2);
+/// Init segments.
+const INIT_REPEAT: Duration = Duration::from_secs(10);
+/// The origin's clock is asked for again this often.
+const CLOCK_PERIOD: Duration = Duration::from_secs(300);
+/// Longest that a version of the MPD waits for its segments.
+const HOLD_MAX: Duration = Duration::from_secs(4);
+/// Segments remembered as known, beyond those that are listed.
+const REMEMBERED: usize = 8192;
+
+/// Between the task of the MPD and those of its renditions.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// The newest version.
+    pub current: watch::Receiver<Arc<MpdVersion>>,
+    /// The origin's clock.
+    pub offset: Offset,
+}
+
+/// Reloads the MPD and carries it.
+pub struct MpdFollower {
+    origin: Origin,
+    sink: Arc<dyn ObjectSink>,
+    url: Url,
+    publish: watch::Sender<Arc<MpdVersion>>,
+    offset: Offset,
+    /// Which version each rendition has sent the segments of.
+    progress: Vec<watch::Receiver<u64>>,
+}
+
+impl MpdFollower {
+    /// A follower of what was discovered, and what its renditions listen to. `progress`: of these renditions.
+    pub fn new(
+        origin: Origin,
+        sink: Arc<dyn ObjectSink>,
+        url: Url,
+        first: MpdVersion,
+        progress: Vec<watch::Receiver<u64>>,
+    ) -> (MpdFollower, Feed) {
+        let (publish, current) = watch::channel(Arc::new(first));
+        let offset = Offset::default();
+        let feed = Feed { current, offset: offset.clone() };
+        (MpdFollower { origin, sink, url, publish, offset, progress }, feed)
+    }
+
+    /// Until the MPD becomes static.
+    pub async fn run(mut self) {
+        let clock = self.origin.clock;
+        let first = self.publish.borrow().clone();
+        self.offset.learn(&self.origin, &first.mpd.utc_timing, &self.url, None).await;
+        // The renditions wait for the clock: they start with this notice.
+        self.publish.send_replace(first.clone());
+        self.put(&first).await;
+        let mut sent = first;
+        let mut asked_at = clock.now();
+        let mut clock_at = clock.now() + CLOCK_PERIOD;
+        let mut repeat_at = clock.now() + MPD_REPEAT;
+        while self.publish.borrow().mpd.dynamic {
+            let poll_at = asked_at + period(&self.publish.borrow().mpd);
+            sleep_until(clock.instant(poll_at.min(repeat_at))).await;
+            let now = clock.now();
+            if now >= repeat_at {
+                self.repeat(&sent).await;
+                repeat_at = now + MPD_REPEAT;
+            }
+            if now < poll_at {
+                continue;
+            }
+            asked_at = now;
+            let Some((version, response)) = self.load(sent.number + 1).await else { continue };
+            if now >= clock_at || self.offset.millis() == 0 {
+                self.offset
+                    .learn(&self.origin, &version.mpd.utc_timing, &response.final_url, Some(&response))
+                    .await;
+                clock_at = now + CLOCK_PERIOD;
+            }
+            if version.object.meta.digest != sent.object.meta.digest {
+                sent = Arc::new(version);
+                self.publish.send_replace(sent.clone());
+                self.wait_for_segments(sent.number).await;
+                self.put(&sent).await;
+            }
+        }
+    }
+
+    async fn load(&self, number: u64) -> Option<(MpdVersion, Response)> {
+        let location = self.publish.borrow().mpd.location.clone();
+        let request =
+            Request { accept_gzip: true, timeout: Some(Duration::from_secs(10)), ..Request::default() };
+        let mut result = self.origin.get(location.as_ref().unwrap_or(&self.url), request.clone()).await;
+        if result.is_err() && location.is_some() {
+            // A Location that has gone (a session that ended): begin again.
+            result = self.origin.get(&self.url, request).await;
+        }
+        let response = result.map_err(|e| tracing::debug!("{e}")).ok()?;
+        match version(&self.origin, &self.url, number, &response) {
+            Ok(version) => Some((version, response)),
+            Err(e) => {
+                tracing::warn!("{e}");
+                self.origin.status.origin_bad(e);
+                None
+            }
+        }
+    }
+
+    /// Receivers should not hear of segments before their bytes: a version waits until its segments are in their flows.
+    async fn wait_for_segments(&mut self, number: u64) {
+        let all = async {
+            for progress in &mut self.progress {
+                // A rendition that has ended is not waited for.
+                let _ = progress.wait_for(|n| *n >= number).await;
+            }
+        };
+        let _ = tokio::time::timeout(HOLD_MAX, all).await;
+    }
+
+    async fn put(&self, version: &MpdVersion) {
+        for object in self.objects(version) {
+            self.sink.put(Item::new(object)).await;
+        }
+    }
+
+    async fn repeat(&self, version: &MpdVersion) {
+        for object in self.objects(version) {
+            self.sink.put(Item::repeat(object)).await;
+        }
+    }
+
+    /// Under its URL, and under its Location, where players will ask for it from then on.
+    fn objects(&self, version: &MpdVersion) -> Vec<Object> {
+        let mut objects = vec![version.object.clone()];
+        if let Some(location) = version.mpd.location.as_ref().filter(|l| **l != self.url) {
+            let mut moved = version.object.clone();
+            moved.meta.url = location.to_string();
+            objects.push(moved);
+        }
+        objects
+    }
+}
+
+/// Time between two requests for the MPD.
+fn period(mpd: &Mpd) -> Duration {
+    mpd.minimum_update_period.unwrap_or(POLL_MAX).clamp(POLL_MIN, POLL_MAX)
+}
+
+/// Follows one rendition until the MPD becomes static and its last segment is sent.
+pub async fn follow(
+    origin: Origin,
+    sink: Arc<dyn ObjectSink>,
+    feed: Feed,
+    ladder: Arc<Ladder>,
+    rung: usize,
+    done: watch::Sender<u64>,
+) {
+    let mut current = feed.current.clone();
+    // The first notice comes when the origin's clock is known.
+    if current.changed().await.is_err() {
+        return;
+    }
+    let now = origin.clock.now();
+    let mut follower = Follower {
+        outbox: Outbox::new(origin.clone(), sink),
+        origin,
+        feed,
+        ladder,
+        rung,
+        started: false,
+        availability_start: None,
+        listed: BTreeSet::new(),
+        known: BTreeMap::new(),
+        order: VecDeque::new(),
+        next: 0,
+        inits: Inits::default(),
+        current_init: None,
+        wake: now,
+        repeat_at: now + INIT_REPEAT,
+    };
+    loop {
+        let version = current.borrow_and_update().clone();
+        follower.update(&version.mpd);
+        let ended = !version.mpd.dynamic;
+        loop {
+            if follower.outbox.has_room() {
+                done.send_if_modified(|n| std::mem::replace(n, version.number) != version.number);
+            }
+            if ended && follower.outbox.is_idle() {
+                return;
+            }
+            tokio::select! {
+                changed = current.changed(), if !ended => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = follower.step(&version.mpd) => {}
+            }
+        }
+    }
+}
+
+struct Follower {
+    origin: Origin,
+    outbox: Outbox,
+    feed: Feed,
+    ladder: Arc<Ladder>,
+    rung: usize,
+    started: bool,
+    availability_start: Option<WallTime>,
+    /// Numbers of the segments that the MPD lists now.
+    listed: BTreeSet<u64>,
+    /// Numbers of all segments seen, by their identity.
+    known: BTreeMap<String, u64>,
+    order: VecDeque<String>,
+    next: u64,
+    inits: Inits,
+    current_init: Option<String>,
+    /// When the clock makes the next segment available.
+    wake: Time,
+    repeat_at: Time,
+}
+
+impl Follower {
+    async fn step(&mut self, mpd: &Mpd) {
+        let clock = self.origin.clock;
+        tokio::select! {
+            step = self.outbox.step() => if let Step::Fetched(object) = step
+                && object.meta.kind == ObjectKind::Init
+            {
+                self.inits.insert(object);
+            },
+            () = sleep_until(clock.instant(self.wake.min(self.repeat_at))) => {
+                if clock.now() >= self.repeat_at {
+                    self.repeat_init();
+                }
+                if clock.now() >= self.wake {
+                    self.update(mpd);
+                }
+            }
+        }
+    }
+
+    /// Wants what is new at this time.
+    fn update(&mut self, mpd: &Mpd) {
+        if self.started && mpd.availability_start != self.availability_start {
+            tracing::info!(rung = self.rung, "the origin began anew; following from its live edge");
+            (self.known, self.order) = (BTreeMap::new(), VecDeque::new());
+            (self.inits, self.current_init, self.started) = (Inits::default(), None, false);
+        }
+        self.availability_start = mpd.availability_start;
+        let now = self.feed.offset.apply(self.origin.clock.wall());
+        let mut wanted: Vec<(Option<Want>, Want)> = Vec::new();
+        let mut next: Option<WallTime> = None;
+        let ladder = self.ladder.clone();
+        for r in ladder.representations(mpd, self.rung) {
+            if !matches!(r.addressing, Addressing::Segments(_)) {
+                continue;
+            }
+            let init = init_want(mpd, r);
+            let segments = mpd.segments(r, now);
+            let last = segments.last().map(|s| s.number);
+            wanted.extend(segments.iter().map(|s| (init.clone(), segment_want(s))));
+            next = next.max(last.and_then(|n| mpd.next_available(r, n)));
+            self.outbox.hold =
+                segments.last().map_or(self.outbox.hold, |s| s.duration.max(Duration::from_millis(500)));
+        }
+        self.want(wanted);
+        self.wake = self.wake_at(next, now);
+    }
+
+    fn want(&mut self, wanted: Vec<(Option<Want>, Want)>) {
+        let skip = if self.started { 0 } else { wanted.len().saturating_sub(START_SEGMENTS) };
+        self.started |= !wanted.is_empty();
+        self.listed.clear();
+        for (i, (init, want)) in wanted.into_iter().enumerate() {
+            let key = want.key();
+            if let Some(number) = self.known.get(&key) {
+                self.listed.insert(*number);
+                continue;
+            }
+            self.next += 1;
+            self.listed.insert(self.next);
+            self.known.insert(key.clone(), self.next);
+            self.order.push_back(key);
+            if i >= skip {
+                self.want_init(init);
+                self.outbox.want(want, self.next);
+            }
+        }
+        let listed = &self.listed;
+        self.outbox.keep(|number| listed.contains(&number));
+        while self.order.len() > REMEMBERED.max(2 * self.listed.len()) {
+            if let Some(old) = self.order.pop_front() {
+                self.known.remove(&old);
+            }
+        }
+    }
+
+    fn want_init(&mut self, init: Option<Want>) {
+        let Some(init) = init else { return };
+        let key = init.key();
+        if self.current_init.as_ref() == Some(&key) {
+            return;
+        }
+        match self.inits.get(&key) {
+            Some(object) => self.outbox.push(Item::repeat(object.clone())),
+            None => self.outbox.want(init, self.next),
+        }
+        self.current_init = Some(key);
+    }
+
+    fn repeat_init(&mut self) {
+        self.repeat_at = self.origin.clock.now() + INIT_REPEAT;
+        let object = self.current_init.as_ref().and_then(|k| self.inits.get(k));
+        if let Some(object) = object.filter(|_| self.outbox.has_room()) {
+            self.outbox.push(Item::repeat(object.clone()));
+        }
+    }
+
+    /// Our clock's time of the next segment, by the origin's clock.
+    fn wake_at(&self, next: Option<WallTime>, now: WallTime) -> Time {
+        let wait = next
+            .map_or(POLL_MAX, |t| Duration::from_millis(t.unix_millis().saturating_sub(now.unix_millis())));
+        self.origin.clock.now() + wait.clamp(Duration::from_millis(20), POLL_MAX)
+    }
+}
