@@ -30,7 +30,16 @@ use mahp_runtime::error::StartupError;
 /// # Errors
 /// What to print, and the exit status: 1 at run time, 2 for usage and configuration.
 pub fn main() -> Result<(), StartupError> {
-    let cli = cli::Cli::parse();
+    main_with_args(std::env::args_os())
+}
+
+/// As [`main`], with arguments from elsewhere (the first is the program's name): for programs that start this one in a child
+/// process of their own executable.
+///
+/// # Errors
+/// As [`main`].
+pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(), StartupError> {
+    let cli = cli::Cli::parse_from(args);
     if let Some(cli::Command::Config { command }) = &cli.command {
         return config::command(command);
     }

@@ -9,5 +9,6 @@
 pub mod boxes;
 pub mod cli;
 pub mod clip;
+pub mod link;
 pub mod origin;
 pub mod presentation;
