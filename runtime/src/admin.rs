@@ -266,3 +266,47 @@ pub fn is_address_or_localhost(host: &str) -> bool {
     let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
     !host.contains('@') && (bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for good in ["localhost", "LocalHost:9000", "127.0.0.1", "10.0.0.1:80", "[::1]", "[fd00::1]:9000"] {
+            assert!(is_address_or_localhost(good), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "a@127.0.0.1",
+            "127.0.0.1 x",
+        ] {
+            assert!(!is_address_or_localhost(bad), "{bad}");
+        }
+    }
+
+    struct Nothing;
+    impl Status for Nothing {
+        fn status(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+        fn not_ready(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_heart_that_stopped_is_unhealthy() {
+        let handle = PrometheusBuilder::new().build_recorder().handle();
+        let admin = Admin { handle, status: Arc::new(Nothing), heart: Arc::new(Heart::default()) };
+        assert_eq!(admin.health().status(), 200);
+        let long_ago = Instant::now().checked_sub(HEARTBEAT_LIMIT + HEARTBEAT).unwrap();
+        *admin.heart.0.lock().unwrap() = long_ago;
+        assert_eq!(admin.health().status(), 503);
+        admin.heart.beat();
+        assert_eq!(admin.health().status(), 200);
+    }
+}

@@ -51,8 +51,12 @@ fn explain(name: &str, text: &str, error: &toml::de::Error) -> StartupError {
         let inside = section.map_or_else(String::new, |s| format!(" in {s}"));
         return StartupError::usage("E-CONFIG", format!("{place}: {message}{inside}"), hint);
     };
-    let inside = section.map_or_else(|| " at the top of the file".to_owned(), |s| format!(" in {s}"));
-    let mut text = format!("{place}: unknown key `{key}`{inside}");
+    let is_header = text.lines().nth(line - 1).is_some_and(|l| l.trim_start().starts_with('['));
+    let mut text = match section {
+        _ if is_header => format!("{place}: unknown table `{key}`"),
+        Some(section) => format!("{place}: unknown key `{key}` in {section}"),
+        None => format!("{place}: unknown key `{key}` at the top of the file"),
+    };
     if let Some(near) = nearest(&key, &known) {
         text.push_str(&format!(" — did you mean `{near}`?"));
         return StartupError::usage("E-CONFIG", text, hint);
@@ -225,3 +229,177 @@ word_value!(BitRate, BITS, " ", "a bit rate", "8 Mbit/s", BitRate, |s: &BitRate|
 word_value!(Span, TIMES, "", "a time", "500ms", |n| Span(Duration::from_nanos(n)), |s: &Span| {
     u64::try_from(s.0.as_nanos()).unwrap_or(u64::MAX)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+    struct File {
+        interface: String,
+        ttl: u8,
+        receiver: Receiver,
+        channel: Vec<Channel>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+    struct Receiver {
+        interface: String,
+        hold_max: Span,
+        store: ByteSize,
+    }
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+    struct Channel {
+        name: String,
+        rate: Option<BitRate>,
+        origins: Vec<String>,
+    }
+
+    impl Default for File {
+        fn default() -> Self {
+            File { interface: String::new(), ttl: 1, receiver: Receiver::default(), channel: Vec::new() }
+        }
+    }
+
+    impl Default for Receiver {
+        fn default() -> Self {
+            Receiver {
+                interface: String::new(),
+                hold_max: Span(Duration::from_secs(8)),
+                store: ByteSize(64 << 20),
+            }
+        }
+    }
+
+    fn error(text: &str) -> String {
+        let error = parse::<File>("mahp.toml", text).unwrap_err();
+        assert_eq!((error.code, error.exit), ("E-CONFIG", 2));
+        assert!(!error.hint.is_empty());
+        error.message
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let text = "ttl = 16\n[receiver]\nhold-max = \"2.5s\"\nstore = '1 GiB'\n[[channel]]\nname = \"a\"\nrate = \"8 Mbit/s\"\n";
+        let file: File = parse("mahp.toml", text).unwrap();
+        assert_eq!((file.ttl, file.receiver.hold_max.0), (16, Duration::from_millis(2500)));
+        assert_eq!((file.receiver.store.0, file.channel[0].rate), (1 << 30, Some(BitRate(8_000_000))));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_place_and_nearest_key() {
+        assert_eq!(
+            error("ttl = 1\n\n[receiver]\n# a comment\nintreface = \"eth0\"\n"),
+            "mahp.toml:5: unknown key `intreface` in [receiver] — did you mean `interface`?"
+        );
+        assert_eq!(
+            error("tll = 1"),
+            "mahp.toml:1: unknown key `tll` at the top of the file — did you mean `ttl`?"
+        );
+        assert_eq!(
+            error("[[channel]]\nname = \"a\"\norigins = [\n  \"[x]\",\n]\nhold_max = \"1s\"\n"),
+            "mahp.toml:6: unknown key `hold_max` in [[channel]]"
+        );
+        assert_eq!(
+            error("receiver = { hold_max = \"1s\" }"),
+            "mahp.toml:1: unknown key `hold_max` at the top of the file — did you mean `hold-max`?"
+        );
+        assert_eq!(error("[reciever]\n"), "mahp.toml:1: unknown table `reciever` — did you mean `receiver`?");
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_with_place_and_form() {
+        assert_eq!(
+            error("[receiver]\nhold-max = 8\n"),
+            "mahp.toml:2: invalid type: integer `8`, expected a time with its unit, as \"500ms\" in [receiver]"
+        );
+        assert_eq!(
+            error("[receiver]\nstore = \"64\"\n"),
+            "mahp.toml:2: `64` is not a size: the unit is missing; write it as `4 MiB` in [receiver]"
+        );
+        let text = error("ttl = 300\n");
+        assert!(text.starts_with("mahp.toml:1: ") && text.contains("300"), "{text}");
+        let text = error("ttl = \n");
+        assert!(text.starts_with("mahp.toml:1: "), "{text}");
+        let text = error("ttl = 1\nttl = 2\n");
+        assert!(text.starts_with("mahp.toml:2: ") && text.contains("duplicate"), "{text}");
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_told() {
+        let error = load::<File>(Path::new("/nonexistent/mahp.toml")).unwrap_err();
+        assert!(error.message.starts_with("/nonexistent/mahp.toml: cannot read"), "{error}");
+        let path = std::env::temp_dir().join(format!("mahp-config-{}.toml", std::process::id()));
+        std::fs::write(&path, b"ttl = \"\xff\"").unwrap();
+        let error = load::<File>(&path).unwrap_err();
+        assert!(error.message.ends_with("not UTF-8 text"), "{error}");
+        std::fs::write(&path, "ttl = 2").unwrap();
+        assert_eq!(load::<File>(&path).unwrap().ttl, 2);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn units() {
+        let bytes = |s: &str| s.parse::<ByteSize>().map(|v| v.0);
+        assert_eq!(bytes("4 MiB"), Ok(4 << 20));
+        assert_eq!(bytes("4mib"), Ok(4 << 20));
+        assert_eq!(bytes("64 MB"), Ok(64_000_000));
+        assert_eq!(bytes("0.5 KiB"), Ok(512));
+        assert_eq!(bytes("1000 B"), Ok(1000));
+        let rate = |s: &str| s.parse::<BitRate>().map(|v| v.0);
+        assert_eq!(rate("8 Mbit/s"), Ok(8_000_000));
+        assert_eq!(rate("1.25Gbit/s"), Ok(1_250_000_000));
+        assert_eq!(rate("300 bit/s"), Ok(300));
+        let time = |s: &str| s.parse::<Span>().map(|v| v.0);
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("1.5 h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(time("2M"), Ok(Duration::from_secs(120)));
+        for bad in [
+            "",
+            "4",
+            "MiB",
+            "-4 MiB",
+            "4 Mit",
+            "4 MiB/s",
+            ".5 MiB",
+            "1.2.3 MiB",
+            "1e3 B",
+            "99999999999 GiB",
+            "4 é",
+        ] {
+            let error = bytes(bad).unwrap_err();
+            assert!(error.contains("write it as `4 MiB`"), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        for n in [0, 1, 999, 1000, 1024, 1500, 1_000_000, 1 << 20, 3 << 30, 250_000_000, u64::MAX] {
+            let (size, rate) = (ByteSize(n), BitRate(n));
+            assert_eq!(size.to_string().parse::<ByteSize>(), Ok(size), "{size}");
+            assert_eq!(rate.to_string().parse::<BitRate>(), Ok(rate), "{rate}");
+            let span = Span(Duration::from_nanos(n));
+            assert_eq!(span.to_string().parse::<Span>(), Ok(span), "{span}");
+        }
+        assert_eq!(ByteSize(4 << 20).to_string(), "4 MiB");
+        assert_eq!(BitRate(8_000_000).to_string(), "8 Mbit/s");
+        assert_eq!(Span(Duration::from_secs(90)).to_string(), "90s");
+        assert_eq!(Span(Duration::from_secs(120)).to_string(), "2m");
+    }
+
+    #[test]
+    fn nearness() {
+        let known: Vec<String> = ["interface", "ttl", "hold-max"].map(str::to_owned).into();
+        assert_eq!(nearest("Interface", &known), Some("interface"));
+        assert_eq!(nearest("inetrface", &known), Some("interface"));
+        assert_eq!(nearest("hold_max", &known), Some("hold-max"));
+        assert_eq!(nearest("tl", &known), Some("ttl"));
+        assert_eq!(nearest("group", &known), None);
+        assert_eq!(nearest("x", &[]), None);
+        assert_eq!((distance("ab", "ba"), distance("", "abc"), distance("kitten", "sitting")), (1, 3, 3));
+    }
+}
