@@ -3,8 +3,10 @@
 pub mod doctor;
 pub mod expect;
 pub mod histogram;
+pub mod http;
 pub mod joins;
 pub mod library;
+pub mod origin;
 pub mod served;
 pub mod snapshot;
 pub mod store;

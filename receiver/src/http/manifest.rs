@@ -1,0 +1,304 @@
+//! Playlists and MPDs: from multicast when fresh, else from the origin through a short cache, else as last known; never
+//! re-serialised, only edited where references must lead back here.
+
+use super::Front;
+use super::ask::Ask;
+use super::body::Body;
+use super::errors::Refusal;
+use super::headers::{self, Entity};
+use super::media::{self, HOLD_MAX};
+use super::memo::Remembered;
+use super::render::{self, Rendered};
+use crate::library::{Availability, ManifestState, Source};
+use crate::origin::Want;
+use crate::origin::flight::{End, Fetched, Flight, Refused};
+use crate::served::Why;
+use bytes::Bytes;
+use http::Response;
+use http::header::{HeaderName, HeaderValue};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+use url::Url;
+
+/// With an old version at hand, the origin gets this long.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+/// Between attempts at an origin that does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A version of a manifest.
+pub struct Version {
+    /// Its text.
+    pub body: Bytes,
+    /// Base of its relative references.
+    pub base: Url,
+    /// Where it came from.
+    pub source: Source,
+    /// How to say so.
+    pub status: HeaderValue,
+    /// Seconds since it was made or fetched.
+    pub age: u64,
+    /// For this viewer only.
+    pub private: bool,
+    /// Set-Cookie.
+    pub others: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Whether this is a manifest as far as we know: named by the description, heard, or seen before. Else its content tells.
+pub fn is_known(front: &Front, ask: &Ask) -> bool {
+    let named = |url: &str| Url::parse(url).is_ok_and(|u| front.library.key(&u) == ask.key);
+    let by_description = ask.channel.as_ref().is_some_and(|c| {
+        named(&c.manifest_url) || c.renditions.iter().filter_map(|r| r.playlist_url.as_deref()).any(named)
+    });
+    by_description || front.memo.is_manifest(&ask.key)
+}
+
+/// Answers a request for a manifest.
+pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
+    let start = Instant::now();
+    let (found, waited) = Search::new(front, ask).run().await;
+    if waited {
+        front.served.hold(start.elapsed());
+    }
+    match found {
+        Found::Version(version) => send(front, ask, version),
+        Found::Refused(refused) => media::pass_on(ask, &refused),
+        Found::Nothing(refusal) => refusal.response(&ask.headers),
+        Found::NoManifest => media::serve(front, ask).await,
+    }
+}
+
+/// A body that turned out to be a manifest.
+pub async fn serve_fetched(front: &Arc<Front>, ask: &Ask, fetched: Arc<Fetched>) -> Response<Body> {
+    remember(front, ask, &fetched);
+    send(front, ask, of_origin(front, ask, &fetched, Duration::ZERO, headers::miss(false)))
+}
+
+fn send(front: &Arc<Front>, ask: &Ask, version: Version) -> Response<Body> {
+    let Version { body, base, source, status, age, private, others } = version;
+    let rendered = render::render(front, ask, &body, &base).unwrap_or_else(|e| {
+        tracing::debug!(url = %ask.url, error = %e, "manifest passed on unread");
+        Rendered::as_it_is(body)
+    });
+    let entity = Entity {
+        content_type: HeaderValue::from_static(rendered.content_type),
+        etag: headers::etag(mahp_common::Digest::of(&rendered.bytes)),
+        last_modified: None,
+        cache_control: HeaderValue::from_static(match (private, rendered.live) {
+            (true, _) => "private, no-cache",
+            (false, true) => "no-cache",
+            (false, false) => "max-age=60",
+        }),
+        age: Some(age),
+        cache_status: status,
+        complete: Some(rendered.bytes.len() as u64),
+        others,
+    };
+    let all = (0, entity.complete);
+    media::send_stream(front, ask, source, entity, all, || Body::from(rendered.bytes))
+}
+
+enum Found {
+    Version(Version),
+    Refused(Arc<Refused>),
+    Nothing(Refusal),
+    /// What was taken for a manifest is none.
+    NoManifest,
+}
+
+struct Search<'a> {
+    front: &'a Arc<Front>,
+    ask: &'a Ask,
+    deadline: Instant,
+    patience: Instant,
+    not_before: Instant,
+    flight: Option<Arc<Flight>>,
+    alone: bool,
+    refused: Option<Arc<Refused>>,
+    failure: Option<Arc<str>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(front: &'a Arc<Front>, ask: &'a Ask) -> Search<'a> {
+        let now = Instant::now();
+        Search {
+            front,
+            ask,
+            deadline: now + front.library.hold_budget(&ask.url).min(HOLD_MAX),
+            patience: now + STALE_AFTER,
+            not_before: now,
+            flight: None,
+            alone: false,
+            refused: None,
+            failure: None,
+        }
+    }
+
+    /// What was found, and whether it had to be waited for.
+    async fn run(mut self) -> (Found, bool) {
+        let mut changes = self.front.library.changes();
+        let mut waited = false;
+        loop {
+            changes.mark_unchanged();
+            let now = Instant::now();
+            let heard = self.front.library.manifest(&self.ask.url);
+            if let Some(state) = heard.as_ref().filter(|s| s.fresh) {
+                return (Found::Version(of_multicast(self.front, state)), waited);
+            }
+            if let Some(kept) = self.front.memo.fresh(self.ask, now) {
+                let status = headers::hit(Source::Unicast);
+                let age = now.duration_since(kept.at);
+                return (Found::Version(of_origin(self.front, self.ask, &kept.fetched, age, status)), waited);
+            }
+            if let Some(found) = self.give_up(heard.as_ref(), now) {
+                return (found, waited);
+            }
+            let fetching = self.front.options.unicast;
+            if self.flight.is_none() && fetching && self.not_before <= now {
+                match self.depart() {
+                    Ok(flight) => self.flight = Some(flight),
+                    Err(refusal) => return (Found::Nothing(*refusal), waited),
+                }
+            }
+            let wake = if self.flight.is_none() && fetching { self.not_before } else { self.deadline };
+            let wake = if heard.is_some() { wake.min(self.patience.max(now)) } else { wake };
+            tokio::select! {
+                biased;
+                () = media::changed(&mut changes) => {}
+                end = media::ended(self.flight.as_ref()) => {
+                    if let Some(found) = self.landed(end) {
+                        return (found, waited);
+                    }
+                }
+                () = sleep_until(wake.min(self.deadline)) => {}
+            }
+            waited = true;
+        }
+    }
+
+    /// What to answer when the origin does not: an old version soon, an error late.
+    fn give_up(&mut self, heard: Option<&ManifestState>, now: Instant) -> Option<Found> {
+        let origin_is_bad = self.failure.is_some() || now >= self.patience || !self.front.options.unicast;
+        if origin_is_bad && let Some(version) = self.last_known(heard, now) {
+            return Some(Found::Version(version));
+        }
+        if now < self.deadline {
+            return None;
+        }
+        Some(match (self.refused.take(), &self.failure) {
+            (Some(refused), _) => Found::Refused(refused),
+            (None, failure) => {
+                let why = failure.as_deref().unwrap_or("the origin did not answer in time");
+                Found::Nothing(Refusal::no_source(self.ask.url.as_str(), why))
+            }
+        })
+    }
+
+    fn last_known(&self, heard: Option<&ManifestState>, now: Instant) -> Option<Version> {
+        if let Some(state) = heard {
+            let mut version = of_multicast(self.front, state);
+            version.status = HeaderValue::from_static("mahp; hit; ttl=-1; detail=multicast-stale");
+            return Some(version);
+        }
+        let kept = self.front.memo.any(self.ask)?;
+        let status = HeaderValue::from_static("mahp; hit; ttl=-1; detail=unicast-stale");
+        Some(of_origin(self.front, self.ask, &kept.fetched, now.duration_since(kept.at), status))
+    }
+
+    fn depart(&self) -> Result<Arc<Flight>, Box<Refusal>> {
+        let available = match &self.ask.channel {
+            Some(_) => Availability::NotComing,
+            None => self.front.library.demand(&self.ask.url, None),
+        };
+        if matches!(available, Availability::Forbidden) {
+            return Err(Box::new(Refusal::origin_not_allowed(self.ask.host())));
+        }
+        let foreign = matches!(available, Availability::Allowed);
+        Ok(self.front.origins.fetch(Want {
+            url: self.ask.url.clone(),
+            key: self.ask.key.clone(),
+            range: None,
+            reach: self.front.reach(&self.ask.url, foreign),
+            credentials: self.ask.credentials.clone(),
+            alone: self.alone,
+            // A manifest may name its segments by the viewer's token.
+            exact: true,
+            why: Why::Manifest,
+            known: true,
+        }))
+    }
+
+    fn landed(&mut self, end: End) -> Option<Found> {
+        self.flight = None;
+        let now = Instant::now();
+        match end {
+            End::Manifest(fetched) => {
+                let private = !headers::may_store(&fetched.head.headers);
+                if private && !self.alone && self.ask.credentials.0.is_empty() {
+                    self.alone = true;
+                    return None;
+                }
+                remember(self.front, self.ask, &fetched);
+                let status = headers::miss(false);
+                Some(Found::Version(of_origin(self.front, self.ask, &fetched, Duration::ZERO, status)))
+            }
+            End::Stored(_) | End::Private(_) | End::Large(_) | End::Repaired => {
+                self.front.memo.forget(&self.ask.key);
+                Some(Found::NoManifest)
+            }
+            End::Refused(refused) => {
+                let may_come = self.ask.channel.is_some()
+                    && matches!(
+                        self.front.library.demand(&self.ask.url, None),
+                        Availability::Coming { .. } | Availability::Expected { .. }
+                    );
+                if !may_come {
+                    return Some(Found::Refused(refused));
+                }
+                self.refused = Some(refused);
+                self.not_before = now + 2 * RETRY;
+                None
+            }
+            End::Walled(why, host) => Some(Found::Nothing(Refusal::origin_private(&why, &host))),
+            End::Failed(why) => {
+                self.failure = Some(why);
+                self.not_before = now + RETRY;
+                None
+            }
+        }
+    }
+}
+
+fn of_multicast(front: &Front, state: &ManifestState) -> Version {
+    let stored = &state.stored;
+    Version {
+        body: stored.payload.to_bytes(),
+        base: state.base.clone(),
+        source: stored.source,
+        status: headers::hit(stored.source),
+        age: front.clock.now().since(stored.stored_at).as_secs(),
+        private: false,
+        others: Vec::new(),
+    }
+}
+
+fn of_origin(_front: &Front, ask: &Ask, fetched: &Fetched, age: Duration, status: HeaderValue) -> Version {
+    Version {
+        body: fetched.payload.to_bytes(),
+        base: fetched.head.final_url.clone(),
+        source: Source::Unicast,
+        status,
+        age: age.as_secs(),
+        private: !headers::may_store(&fetched.head.headers),
+        others: ask.set_cookies(&fetched.head.headers),
+    }
+}
+
+/// Keeps an origin's manifest for half a target duration, and after that in case the origin fails.
+fn remember(front: &Front, ask: &Ask, fetched: &Arc<Fetched>) {
+    let body = fetched.payload.to_bytes();
+    let ttl = render::update_period(&body, &fetched.head.final_url) / 2;
+    let private = !headers::may_store(&fetched.head.headers);
+    let kept = Remembered { at: Instant::now(), ttl, fetched: fetched.clone() };
+    front.memo.remember(ask, (!private).then_some(kept));
+}

@@ -1,0 +1,230 @@
+//! A manifest as a player gets it: references lead back here, low-latency parts are left out, the live edge is as far as
+//! bytes can be had, and of the variants those that multicast carries. Everything else stays byte for byte.
+
+use super::Front;
+use super::ask::Ask;
+use super::routes::Form;
+use super::rungs;
+use crate::library::{Availability, ResourceKey};
+use bytes::Bytes;
+use mahp_common::Time;
+use mahp_common::catalog::{Channel, Format};
+use mahp_common::manifest::hls::{self, Master, Media, Playlist};
+use mahp_common::manifest::url::{ChannelMap, GenericMap, UrlMap};
+use mahp_common::manifest::{Edit, ManifestError, apply, dash, sniff};
+use std::time::Duration;
+use url::Url;
+
+const HLS: &str = "application/vnd.apple.mpegurl";
+const DASH: &str = "application/dash+xml";
+/// A segment that is complete by then is as good as here: a player needs as long to ask for it.
+const SOON: Duration = Duration::from_millis(500);
+/// At most so many segments that multicast is about to bring are kept back.
+const KEPT_BACK_MAX: usize = 1;
+/// Never fewer segments than this are left because some are kept back.
+const SEGMENTS_MIN: usize = 3;
+
+/// A segment that a playlist names: URL and byte range.
+type Named = (Url, Option<(u64, Option<u64>)>);
+
+/// See the module.
+pub struct Rendered {
+    /// Its text.
+    pub bytes: Bytes,
+    /// Its type.
+    pub content_type: &'static str,
+    /// Whether there will be other versions.
+    pub live: bool,
+}
+
+impl Rendered {
+    /// A text that cannot be read: better passed on than withheld.
+    pub fn as_it_is(bytes: Bytes) -> Rendered {
+        let content_type = match sniff(&bytes) {
+            Some(Format::Dash) => DASH,
+            _ => HLS,
+        };
+        Rendered { bytes, content_type, live: true }
+    }
+}
+
+/// Leaves every reference alone: for forward-proxy clients.
+struct Untouched;
+
+impl UrlMap for Untouched {
+    fn to_local(&self, _: &Url) -> Option<String> {
+        None
+    }
+}
+
+/// Renders a manifest that came from `base`, and teaches the library what it names.
+pub fn render(front: &Front, ask: &Ask, body: &Bytes, base: &Url) -> Result<Rendered, ManifestError> {
+    let text = std::str::from_utf8(body).map_err(|e| ManifestError::NotUtf8(e.valid_up_to()))?;
+    let map = map(front, ask);
+    match sniff(body) {
+        Some(Format::Hls) => {
+            let imports = front.memo.variables(&ask.key);
+            let imports = imports.as_deref().unwrap_or_default();
+            match Playlist::parse(body, base, imports)? {
+                Playlist::Master(master) => hls_master(front, ask, text, base, &master, &*map),
+                Playlist::Media(media) => hls_media(front, ask, Text { text, base, imports }, &media, &*map),
+            }
+        }
+        Some(Format::Dash) => {
+            let mpd = dash::Mpd::parse(body, base)?;
+            let time_path = (ask.form == Form::Path).then(|| "/time".to_owned());
+            let options = dash::RewriteOptions { time_path };
+            let edits = dash::rewrite(text, base, &ask.served_path, &*map, &options)?;
+            Ok(Rendered { bytes: apply(text, &edits).into(), content_type: DASH, live: mpd.dynamic })
+        }
+        None => Err(ManifestError::NotThat("playlist or MPD")),
+    }
+}
+
+fn map(front: &Front, ask: &Ask) -> Box<dyn UrlMap> {
+    if ask.form == Form::Absolute {
+        return Box::new(Untouched);
+    }
+    let channel = ask.channel.as_ref().filter(|c| ask.served_path.starts_with(&channel_path(c)));
+    match channel.and_then(|c| Some((c, Url::parse(&c.manifest_url).ok()?))) {
+        Some((c, manifest)) => Box::new(ChannelMap::new(&channel_path(c), &manifest, front.allow.clone())),
+        None => Box::new(GenericMap::new(front.allow.clone())),
+    }
+}
+
+fn channel_path(channel: &Channel) -> String {
+    format!("/live/{}/", channel.name)
+}
+
+fn hls_master(
+    front: &Front,
+    ask: &Ask,
+    text: &str,
+    base: &Url,
+    master: &Master,
+    map: &dyn UrlMap,
+) -> Result<Rendered, ManifestError> {
+    let key = |uri: &str| base.join(uri).ok().map(|u| front.library.key(&u));
+    if !master.variables.is_empty() {
+        let variants = master.variants.iter().map(|v| v.uri.as_str());
+        let playlists = variants.chain(master.media.iter().map(|m| m.uri.as_str())).filter_map(key);
+        front.memo.remember_variables(playlists, &master.variables);
+    }
+    front.memo.remember_keys(master.session_keys.iter().filter_map(|uri| key(uri)));
+    let options = hls::RewriteOptions::default();
+    let mut edits = hls::rewrite(text, base, &ask.served_path, map, options)?;
+    if front.options.rungs == super::Rungs::Carried
+        && let Some(channel) = &ask.channel
+    {
+        let carried: Vec<ResourceKey> = channel
+            .renditions
+            .iter()
+            .filter_map(|r| Some(front.library.key(&Url::parse(r.playlist_url.as_deref()?).ok()?)))
+            .collect();
+        let is_carried = |uri: &str| key(uri).is_some_and(|k| carried.contains(&k));
+        edits = without(edits, rungs::spans_to_remove(text, master, is_carried));
+    }
+    let live = ask.channel.as_ref().is_none_or(|c| c.live);
+    Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live })
+}
+
+/// Adds removals to edits: edits inside a removed span go with it.
+fn without(mut edits: Vec<Edit>, spans: Vec<(usize, usize)>) -> Vec<Edit> {
+    edits.retain(|e| !spans.iter().any(|(start, end)| e.start >= *start && e.end <= *end));
+    edits.extend(spans.into_iter().map(|(start, end)| Edit { start, end, with: String::new() }));
+    edits.sort_by_key(|e| e.start);
+    edits
+}
+
+/// A playlist as it came.
+struct Text<'a> {
+    text: &'a str,
+    base: &'a Url,
+    imports: &'a [(String, String)],
+}
+
+fn hls_media(
+    front: &Front,
+    ask: &Ask,
+    Text { text, base, imports }: Text<'_>,
+    media: &Media,
+    map: &dyn UrlMap,
+) -> Result<Rendered, ManifestError> {
+    let segments: Vec<Named> = media
+        .segments
+        .iter()
+        .filter(|s| !s.gap)
+        .filter_map(|s| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last))))))
+        .collect();
+    teach(front, ask, base, media, &segments);
+    let trim_tail = if media.endlist || !front.is_ours(&ask.url) { 0 } else { trim(front, &segments) };
+    let options = hls::RewriteOptions { trim_tail, strip_low_latency: true, imports };
+    let edits = hls::rewrite(text, base, &ask.served_path, map, options)?;
+    Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live: !media.endlist })
+}
+
+fn teach(front: &Front, ask: &Ask, base: &Url, media: &Media, segments: &[Named]) {
+    let keys = media.segments.iter().flat_map(|s| s.keys.iter()).filter_map(|k| k.uri.as_deref());
+    let keys = keys.filter_map(|uri| base.join(uri).ok()).map(|u| front.library.key(&u));
+    front.memo.remember_keys(keys);
+    let mut urls: Vec<Url> = segments.iter().map(|(url, _)| url.clone()).collect();
+    urls.dedup();
+    front.library.teach_playlist(&ask.url, &urls);
+}
+
+/// How many segments at the live edge to keep back.
+fn trim(front: &Front, segments: &[Named]) -> usize {
+    let now = front.clock.now();
+    let mut kept_back = 0;
+    for (trimmed, (url, range)) in segments.iter().rev().enumerate() {
+        let left = segments.len() - trimmed;
+        let fetchable = front.options.unicast && front.origins.is_healthy(url);
+        match listing(&front.library.demand(url, *range), now) {
+            Listing::Here => return trimmed,
+            Listing::Coming if kept_back < KEPT_BACK_MAX && left > SEGMENTS_MIN => kept_back += 1,
+            Listing::Coming => return trimmed,
+            Listing::Absent if fetchable || left == 1 => return trimmed,
+            Listing::Absent => {}
+        }
+    }
+    0
+}
+
+enum Listing {
+    /// Can be sent as soon as a player asks for it.
+    Here,
+    /// Multicast is about to bring it.
+    Coming,
+    /// Unicast only.
+    Absent,
+}
+
+fn listing(available: &Availability, now: Time) -> Listing {
+    match available {
+        Availability::Here(_) => Listing::Here,
+        Availability::Coming { expected_by, .. } if *expected_by <= now + SOON => Listing::Here,
+        Availability::Coming { .. } | Availability::Expected { .. } => Listing::Coming,
+        Availability::NotComing | Availability::Allowed | Availability::Forbidden => Listing::Absent,
+    }
+}
+
+/// After which time to expect another version.
+pub fn update_period(body: &Bytes, base: &Url) -> Duration {
+    const UNKNOWN: Duration = Duration::from_secs(2);
+    const STATIC: Duration = Duration::from_secs(60);
+    match sniff(body) {
+        Some(Format::Hls) => match Playlist::parse(body, base, &[]) {
+            Ok(Playlist::Media(m)) if !m.endlist => m.target_duration.clamp(Duration::from_secs(1), STATIC),
+            Ok(Playlist::Media(_)) => STATIC,
+            Ok(Playlist::Master(_)) | Err(_) => Duration::from_secs(10),
+        },
+        Some(Format::Dash) => match dash::Mpd::parse(body, base) {
+            Ok(mpd) if mpd.dynamic => {
+                mpd.minimum_update_period.unwrap_or(UNKNOWN).clamp(Duration::from_secs(1), STATIC)
+            }
+            Ok(_) => STATIC,
+            Err(_) => UNKNOWN,
+        },
+        None => Duration::ZERO,
+    }
+}
