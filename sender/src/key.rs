@@ -1,6 +1,7 @@
 //! The Ed25519 key of the sender: one file of 64 hexadecimal digits, readable by its owner only.
 
 use mahp_common::Digest;
+use mahp_common::WallTime;
 use mahp_common::auth::SigningKey;
 use mahp_runtime::error::StartupError;
 use std::fs;
@@ -77,15 +78,24 @@ fn random_seed() -> io::Result<[u8; 32]> {
     Ok(seed)
 }
 
-/// Eight bytes of the operating system's randomness: identity of this run.
+/// Eight bytes of the operating system's randomness.
 ///
 /// # Errors
 /// `E-KEY` when there is no randomness.
-pub fn random_session() -> Result<u64, StartupError> {
+pub fn random_u64() -> Result<u64, StartupError> {
     let seed = random_seed().map_err(|e| trouble(Path::new("/dev/urandom"), "cannot be read", &e))?;
     let mut first = [0u8; 8];
     first.copy_from_slice(&seed[..8]);
     Ok(u64::from_be_bytes(first))
+}
+
+/// Identity of this run: grows with wall clock (receivers refuse what an earlier run described while a later one is alive);
+/// the lowest 20 bits are random, so that two runs of the same millisecond differ.
+///
+/// # Errors
+/// Those of [`random_u64`].
+pub fn random_session(wall: WallTime) -> Result<u64, StartupError> {
+    Ok(wall.unix_millis() << 20 | random_u64()? & 0xf_ffff)
 }
 
 #[cfg(test)]

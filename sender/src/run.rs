@@ -64,7 +64,7 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     let mut tasks = Tasks::default();
     let admin_address = admin::serve(config.admin, metrics, status.clone(), stop.clone()).await?;
 
-    let session = key::random_session()?;
+    let session = key::random_session(clock.wall())?;
     let issuer = Issuer::new(&plan, &config.name, session, key.clone());
     let (publish, published) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
     let socket = MulticastSender::new(&SendOptions {

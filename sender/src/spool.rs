@@ -135,7 +135,7 @@ impl Inner {
 
 /// A file that vanishes with the process, however it ends.
 fn nameless_file() -> io::Result<File> {
-    let session = crate::key::random_session().map_err(|e| io::Error::other(e.message))?;
+    let session = crate::key::random_u64().map_err(|e| io::Error::other(e.message))?;
     let path = std::env::temp_dir().join(format!("mahp-sender-{session:016x}"));
     let file = File::options().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
