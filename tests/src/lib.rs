@@ -2,9 +2,12 @@
 //!
 //! Each test has the same shape: content ([`content`]) → [`origin`] → sender → link with loss → receiver ([`rig`]) → player
 //! ([`players`]), and the same player directly on the origin as its control. Figures go into one table ([`report`]).
+//!
+//! [`engines`] drives the protocol alone, in memory and virtual time: interoperation and hostile input.
 
 pub mod client;
 pub mod content;
+pub mod engines;
 pub mod origin;
 pub mod players;
 pub mod process;

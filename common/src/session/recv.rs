@@ -634,7 +634,9 @@ impl RecvSession {
     fn lose(&mut self, toi: Toi, meta: Option<ObjectMeta>, reason: DropReason) {
         self.stats.drops.count(reason);
         self.stats.objects_lost += 1;
-        // A damaged object must be collected anew when it is sent again, so it is not remembered as finished.
+        // A damaged object must be collected anew when it is sent again, so it is not remembered as finished, and its
+        // description must be read anew although the same FDT Instance was read a moment ago.
+        self.fdts_read.clear();
         self.events.push_back(Event::Lost { toi, meta, reason });
     }
 

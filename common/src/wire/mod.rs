@@ -6,6 +6,9 @@ pub mod fdt;
 pub mod fti;
 pub mod lct;
 
+#[cfg(test)]
+mod golden;
+
 use crate::drop::DropReason;
 
 /// Why bytes are not what they should be. Maps to the [`DropReason`] that is counted.
