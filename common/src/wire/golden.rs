@@ -81,7 +81,7 @@ fn our_fdt_packet() {
 /// times, an unknown fixed and an unknown variable extension; A and B set, PSI and reserved bits not zero.
 #[test]
 fn the_widest_header_of_rfc_5651() {
-    let bytes = hex("1e ff 16 00  ffffffff ffffffff ffffffff ffffffff
+    let bytes = hex("1e ff 14 00  ffffffff ffffffff ffffffff ffffffff
         0102 03040506  0102 03040506 0708090a 0b0c0d0e
         00 01 ffff  01 02 0000 deadbeef
         02 05 f000 11111111 22222222 33333333 44444444
