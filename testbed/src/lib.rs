@@ -8,6 +8,7 @@
 
 pub mod boxes;
 pub mod cli;
+pub mod client;
 pub mod clip;
 pub mod link;
 pub mod origin;
