@@ -1,5 +1,7 @@
 //! The admin server over real connections.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 use mahp_runtime::admin::{Status, install_metrics, serve};
 use std::net::SocketAddr;
 use std::sync::Arc;

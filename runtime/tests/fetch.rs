@@ -1,5 +1,7 @@
 //! The HTTP client against an origin that follows a script, byte by byte, on loopback.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, ETAG, HeaderValue};
 use mahp_common::ByteRange;

@@ -1,5 +1,7 @@
 //! Behaviour of whole processes: signals and log lines. The test binary starts itself again, with a role in its environment.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 use mahp_runtime::log::{self, LogFormat};
 use mahp_runtime::{notify, shutdown};
 use std::io::{BufRead, BufReader, Read};

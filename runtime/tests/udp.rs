@@ -1,5 +1,7 @@
 //! Multicast sockets on the loopback interface, IPv4, without privileges.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 use mahp_runtime::udp::{
     DEFAULT_RECEIVE_BUFFER, Interface, MulticastReceiver, MulticastSender, ReceiveOptions, SendOptions,
     interface, interfaces, route_to,
@@ -130,6 +132,15 @@ async fn dropping_the_future_loses_nothing() {
     assert_eq!(got + until_end(&mut receiver).await.len(), 50);
 }
 
+/// The last column of /proc/net/udp for the socket bound to `to`.
+fn listed_drops(to: SocketAddr) -> u64 {
+    let IpAddr::V4(ip) = to.ip() else { panic!("{to}") };
+    let address = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), to.port());
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let line = table.lines().find(|l| l.split_whitespace().nth(1) == Some(&address)).unwrap();
+    line.split_whitespace().last().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn an_overflowing_socket_counts_its_drops() {
     let (to, sender) = (SocketAddr::new(group(7), port()), sender(false));
@@ -145,6 +156,7 @@ async fn an_overflowing_socket_counts_its_drops() {
     sender.send(to, &packets(500, 1360, 1360), 1360).await.unwrap();
     let dropped = receiver.kernel_drops().unwrap();
     assert!(dropped > 0);
+    assert_eq!(dropped, listed_drops(to));
     let mut got = 0;
     while got + dropped < 500 {
         let wait = receiver.receive(|_, _| got += 1);

@@ -7,6 +7,8 @@
 
 mod body;
 mod client;
+#[cfg(test)]
+mod tests;
 
 pub use client::install_crypto;
 
