@@ -50,7 +50,7 @@ pub fn is_known(front: &Front, ask: &Ask) -> bool {
     let by_description = ask.channel.as_ref().is_some_and(|c| {
         named(&c.manifest_url) || c.renditions.iter().filter_map(|r| r.playlist_url.as_deref()).any(named)
     });
-    by_description || front.memo.is_manifest(&ask.key)
+    by_description || front.memo.is_manifest(&ask.key) || front.library.manifest(&ask.url).is_some()
 }
 
 /// Answers a request for a manifest.

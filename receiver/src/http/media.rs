@@ -139,8 +139,7 @@ impl<'a> Hunt<'a> {
             let available = self.front.library.demand(&self.ask.url, self.range);
             match &available {
                 Availability::Here(pieces) if covers(pieces, self.range) => {
-                    let source = worst_source(pieces);
-                    return Got::Pieces(pieces.clone(), headers::hit(source));
+                    return Got::Pieces(pieces.clone(), self.how(pieces));
                 }
                 Availability::Forbidden => {
                     return Got::Nothing(Refusal::origin_not_allowed(self.ask.host()));
@@ -169,6 +168,14 @@ impl<'a> Hunt<'a> {
                 }
                 () = sleep_until(wake) => {}
             }
+        }
+    }
+
+    /// Cache-Status of what is in the store: it may be there because this request had it fetched.
+    fn how(&self, pieces: &[Arc<Stored>]) -> HeaderValue {
+        match worst_source(pieces) {
+            Source::Unicast if self.attempts > 0 => headers::miss(true),
+            source => headers::hit(source),
         }
     }
 
@@ -210,7 +217,11 @@ impl<'a> Hunt<'a> {
             .then(|| self.front.library.repair_plan(&self.ask.url, self.range))
             .flatten()
             .filter(|plan| repair::requests(plan).is_some());
-        let why = if plan.is_some() { Why::Repair } else { Why::Fallback };
+        let why = match &plan {
+            Some(_) => Why::Repair,
+            None if self.front.memo.is_key(&self.ask.key) => Why::Key,
+            None => Why::Fallback,
+        };
         let want = self.want(why, available);
         self.attempts += 1;
         self.repairing = plan.is_some();
@@ -314,37 +325,48 @@ pub(super) async fn ended(flight: Option<&Arc<Flight>>) -> End {
     }
 }
 
-/// Whether pieces follow on each other and hold what is asked for: the store is trusted, but wrong bytes are the worst answer.
-fn covers(pieces: &[Arc<Stored>], range: Option<(u64, Option<u64>)>) -> bool {
-    let Some((first, end, complete)) = extent(pieces) else { return false };
-    match range {
-        None => first == 0 && complete.is_none_or(|c| c == end),
-        Some((from, to)) => {
-            let reaches = to.map_or(complete == Some(end), |to| to < end || complete == Some(end));
-            (first <= from && from < end && reaches) || complete.is_some_and(|c| from >= c)
+/// Bytes of a resource that follow on each other.
+struct Stretch {
+    first: u64,
+    payload: Payload,
+    complete: Option<u64>,
+}
+
+impl Stretch {
+    /// Of pieces in order, which may overlap. `None`: there are gaps, or nothing.
+    fn of(pieces: &[Arc<Stored>]) -> Option<Stretch> {
+        let first = pieces.first()?.meta.range.map_or(0, |r| r.first);
+        let (mut end, mut complete, mut chunks) = (first, None, Vec::new());
+        for piece in pieces {
+            let from = piece.meta.range.map_or(0, |r| r.first);
+            let known = end.checked_sub(from)?;
+            let new = piece.payload.slice(known, u64::MAX);
+            end += new.len();
+            chunks.extend_from_slice(new.chunks());
+            complete = complete.or(match piece.meta.range {
+                Some(range) => range.complete,
+                None => Some(piece.payload.len()),
+            });
         }
+        Some(Stretch { first, payload: Payload::from_chunks(chunks), complete })
+    }
+
+    const fn end(&self) -> u64 {
+        self.first + self.payload.len()
     }
 }
 
-/// First byte, one past the last, and length of the resource where known. `None`: there are gaps.
-fn extent(pieces: &[Arc<Stored>]) -> Option<(u64, u64, Option<u64>)> {
-    let of = |s: &Stored| match s.meta.range {
-        None => {
-            ByteRange { first: 0, last: s.payload.len().saturating_sub(1), complete: Some(s.payload.len()) }
+/// Whether pieces hold what is asked for: the store is trusted, but wrong bytes are the worst answer.
+fn covers(pieces: &[Arc<Stored>], range: Option<(u64, Option<u64>)>) -> bool {
+    let Some(stretch) = Stretch::of(pieces) else { return false };
+    let (end, complete) = (stretch.end(), stretch.complete);
+    match range {
+        None => stretch.first == 0 && complete.is_none_or(|c| c == end),
+        Some((from, to)) => {
+            let reaches = to.map_or(complete == Some(end), |to| to < end || complete == Some(end));
+            (stretch.first <= from && from < end && reaches) || complete.is_some_and(|c| from >= c)
         }
-        Some(r) => r,
-    };
-    let start = of(pieces.first()?);
-    let (mut end, mut complete) = (start.first, None);
-    for piece in pieces {
-        let range = of(piece);
-        if range.first != end {
-            return None;
-        }
-        end += piece.payload.len();
-        complete = complete.or(range.complete);
     }
-    Some((start.first, end, complete))
 }
 
 /// The least glorious source is the one that is told.
@@ -363,19 +385,15 @@ fn send_pieces(
     pieces: &[Arc<Stored>],
     status: HeaderValue,
 ) -> Option<Response<Body>> {
-    let (first, end, complete) = extent(pieces)?;
-    let one = pieces.first()?;
-    let entity = headers::stored_entity(one, complete, front.clock.now(), status);
-    let decision = headers::decide(&entity, (first, Some(end - first)), &ask.conditions);
-    let source = worst_source(pieces);
+    let Stretch { first, payload, complete } = Stretch::of(pieces)?;
+    let entity = headers::stored_entity(pieces.first()?, complete, front.clock.now(), status);
+    let decision = headers::decide(&entity, (first, Some(payload.len())), &ask.conditions);
     Some(headers::answer(entity, decision, || {
-        let all = pieces.iter().flat_map(|p| p.payload.chunks().iter().cloned());
-        let all = Payload::from_chunks(all);
         let body = match decision {
-            Decision::Part(from, to) => Body::from(all.slice(from - first, to - first)),
-            _ => Body::from(all),
+            Decision::Part(from, to) => Body::from(payload.slice(from - first, to - first)),
+            _ => Body::from(payload),
         };
-        body.metered(front.meter(ask, source))
+        body.metered(front.meter(ask, worst_source(pieces)))
     }))
 }
 

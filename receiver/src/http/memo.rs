@@ -1,5 +1,5 @@
-//! What the HTTP half remembers of manifests: the origin's versions, which resources are manifests or keys at all, and the
-//! variables that a master playlist gives to its media playlists.
+//! What the HTTP half remembers of manifests: the origin's versions, which resources are manifests or keys at all, the
+//! variables that a master playlist gives to its media playlists, and how far live playlists were listed.
 
 use super::ask::Ask;
 use crate::library::ResourceKey;
@@ -16,8 +16,8 @@ const VERSIONS_MAX: usize = 256;
 const VERSIONS_BYTES_MAX: u64 = 32 << 20;
 /// Resources known to be manifests, or keys; the oldest is forgotten.
 const KNOWN_MAX: usize = 4096;
-/// Masters whose variables are kept; the oldest is forgotten.
-const MASTERS_MAX: usize = 256;
+/// Playlists of which variables, or how far they were listed, are kept; the oldest is forgotten.
+const PLAYLISTS_MAX: usize = 1024;
 
 /// An origin's manifest.
 #[derive(Clone)]
@@ -42,19 +42,16 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         Bounded { max, entries: HashMap::new(), order: VecDeque::new() }
     }
 
-    fn insert(&mut self, key: K, value: V) {
+    /// Returns what had to go for it.
+    fn insert(&mut self, key: K, value: V) -> Option<V> {
         if self.entries.insert(key.clone(), value).is_none() {
             self.order.push_back(key);
         }
-        if self.entries.len() > self.max {
-            self.forget_oldest();
-        }
+        if self.entries.len() > self.max { self.forget_oldest() } else { None }
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some(oldest) = self.order.pop_front() {
-            self.entries.remove(&oldest);
-        }
+    fn forget_oldest(&mut self) -> Option<V> {
+        self.order.pop_front().and_then(|oldest| self.entries.remove(&oldest))
     }
 
     fn remove(&mut self, key: &K) {
@@ -74,6 +71,7 @@ struct State {
     manifests: Bounded<ResourceKey, ()>,
     keys: Bounded<ResourceKey, ()>,
     variables: Bounded<ResourceKey, Variables>,
+    listed: Bounded<ResourceKey, u64>,
 }
 
 /// See the module.
@@ -89,7 +87,8 @@ impl Default for Memo {
                 versions_bytes: 0,
                 manifests: Bounded::new(KNOWN_MAX),
                 keys: Bounded::new(KNOWN_MAX),
-                variables: Bounded::new(MASTERS_MAX),
+                variables: Bounded::new(PLAYLISTS_MAX),
+                listed: Bounded::new(PLAYLISTS_MAX),
             }),
         }
     }
@@ -99,19 +98,19 @@ impl Memo {
     /// Notes that this is a manifest, and keeps the version if there is one.
     pub fn remember(&self, ask: &Ask, version: Option<Remembered>) {
         let mut state = self.lock();
-        state.manifests.insert(ask.key.clone(), ());
+        let _ = state.manifests.insert(ask.key.clone(), ());
         let Some(version) = version else { return };
         let key = version_key(ask);
         let size = |v: &Remembered| v.fetched.payload.len();
         let before = state.versions.entries.get(&key).map_or(0, size);
         state.versions_bytes = state.versions_bytes - before + size(&version);
-        state.versions.max = usize::MAX;
-        state.versions.insert(key, version);
-        while state.versions.entries.len() > VERSIONS_MAX || state.versions_bytes > VERSIONS_BYTES_MAX {
-            let Some(oldest) = state.versions.order.front() else { break };
-            let freed = state.versions.entries.get(oldest).map_or(0, size);
-            state.versions_bytes -= freed;
-            state.versions.forget_oldest();
+        let mut gone = state.versions.insert(key, version);
+        loop {
+            state.versions_bytes -= gone.as_ref().map_or(0, size);
+            if state.versions_bytes <= VERSIONS_BYTES_MAX {
+                break;
+            }
+            gone = state.versions.forget_oldest();
         }
     }
 
@@ -139,7 +138,7 @@ impl Memo {
     pub fn remember_keys(&self, keys: impl IntoIterator<Item = ResourceKey>) {
         let distinct: HashSet<ResourceKey> = keys.into_iter().collect();
         let mut state = self.lock();
-        distinct.into_iter().for_each(|key| state.keys.insert(key, ()));
+        distinct.into_iter().for_each(|key| drop(state.keys.insert(key, ())));
     }
 
     /// Whether a playlist named this as a decryption key.
@@ -155,12 +154,25 @@ impl Memo {
     ) {
         let variables: Variables = of.into();
         let mut state = self.lock();
-        playlists.into_iter().for_each(|key| state.variables.insert(key, variables.clone()));
+        playlists.into_iter().for_each(|key| drop(state.variables.insert(key, variables.clone())));
     }
 
     /// The variables that a media playlist may import.
     pub fn variables(&self, playlist: &ResourceKey) -> Option<Arc<[(String, String)]>> {
         self.lock().variables.entries.get(playlist).cloned()
+    }
+
+    /// How many of the `trim` last segments of a live playlist may be kept back, if `last` is the sequence number of its last:
+    /// what was listed once must not disappear at the live edge (RFC 8216 section 6.2.1).
+    pub fn list(&self, playlist: &ResourceKey, last: u64, trim: usize) -> usize {
+        let mut state = self.lock();
+        let before = state.listed.entries.get(playlist).copied();
+        // An older version of the list, or a new beginning, says nothing about what is new.
+        let fresh = before.map_or(u64::MAX, |b| last.saturating_sub(b));
+        let trim = if before.is_some_and(|b| last < b) { 0 } else { (trim as u64).min(fresh) };
+        let _ = state.listed.insert(playlist.clone(), last - trim);
+        // Not above the argument.
+        trim as usize
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

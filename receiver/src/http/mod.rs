@@ -18,6 +18,8 @@ pub mod routes;
 pub mod rungs;
 pub mod server;
 pub mod small;
+#[cfg(test)]
+mod tests;
 
 use crate::library::{Library, Source};
 use crate::origin::upstream::Upstream;

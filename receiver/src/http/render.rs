@@ -157,7 +157,10 @@ fn hls_media(
         .filter_map(|s| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last))))))
         .collect();
     teach(front, ask, base, media, &segments);
-    let trim_tail = if media.endlist || !front.is_ours(&ask.url) { 0 } else { trim(front, &segments) };
+    let trim_tail = match media.segments.last().filter(|_| !media.endlist && front.is_ours(&ask.url)) {
+        Some(last) => front.memo.list(&ask.key, last.sequence, trim(front, &segments)),
+        None => 0,
+    };
     let options = hls::RewriteOptions { trim_tail, strip_low_latency: true, imports };
     let edits = hls::rewrite(text, base, &ask.served_path, map, options)?;
     Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live: !media.endlist })

@@ -1,0 +1,332 @@
+//! Manifests: where they come from, what becomes of them.
+
+use super::rig::{CHANNEL, Rig, Script, bytes};
+use crate::http::{Options, Rungs};
+use crate::library::Availability;
+use bytes::Bytes;
+use http::header;
+use mahp_common::catalog::{Channel, Endpoint, Flow, Rendition, Role, WireProfile};
+use mahp_common::ids::Tsi;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MASTER: &str = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=800000\nv/low.m3u8\n\
+                      #EXT-X-STREAM-INF:BANDWIDTH=4000000\nhttps://other.example/high.m3u8\n";
+const MEDIA_URL: &str = "https://cdn.example/live/v/low.m3u8";
+const MEDIA_PATH: &str = "/live/news/v/low.m3u8";
+
+fn media(first: u64, count: u64) -> String {
+    let mut text =
+        format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:{first}\n#EXT-X-FOO:keep, this\n");
+    (first..first + count).for_each(|n| text.push_str(&format!("#EXTINF:2.0,a, title\n{n}.ts\n")));
+    text
+}
+
+fn text(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn with_rendition(rig: &Rig, playlist: &str) {
+    let endpoint = Endpoint { source: None, group: [232, 0, 0, 1].into(), port: 5000, tsi: Tsi(1) };
+    let flow = Flow {
+        endpoint,
+        repair: None,
+        profile: WireProfile::Mabr,
+        symbol_size: 1344,
+        repair_percent: 15,
+        rate_bps: 1_000_000,
+    };
+    let rendition = Rendition {
+        id: "low".into(),
+        role: Role::Video,
+        bitrate_bps: 800_000,
+        playlist_url: Some(playlist.into()),
+        url_patterns: vec![],
+        codecs: None,
+        resolution: None,
+        language: None,
+        flow,
+    };
+    let mut state = rig.library.state.lock().unwrap();
+    let channel = Channel { renditions: vec![rendition], ..(*state.channels[0]).clone() };
+    state.channels = vec![Arc::new(channel)];
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_one_of_multicast_is_served() {
+    let rig = Rig::new();
+    let body = media(10, 5);
+    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!(seen.text(), body);
+    assert_eq!(seen.header("content-type"), "application/vnd.apple.mpegurl");
+    assert_eq!((seen.header("cache-control"), seen.header("age")), ("no-cache", "0"));
+    assert_eq!(seen.header("cache-status"), "mahp; hit; detail=multicast");
+    assert_eq!(rig.web.count(), 0);
+    let again = rig.ask("GET", MEDIA_PATH, &[(header::IF_NONE_MATCH, seen.header("etag"))]).await;
+    assert_eq!(again.status.as_u16(), 304);
+    let taught = rig.library.state.lock().unwrap().taught[0].clone();
+    assert_eq!((taught.0.as_str(), taught.1.len()), (MEDIA_URL, 5));
+    assert_eq!(taught.1[0], "https://cdn.example/live/v/10.ts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranges_of_manifests_as_ffmpeg_and_vlc_ask_for_them() {
+    let rig = Rig::new();
+    let body = media(10, 5);
+    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    let seen = rig.ask("GET", MEDIA_PATH, &[(header::RANGE, "bytes=0-")]).await;
+    assert_eq!((seen.status.as_u16(), seen.text()), (206, body.clone()));
+    let seen = rig.ask("GET", MEDIA_PATH, &[(header::RANGE, "bytes=40-")]).await;
+    assert_eq!((seen.status.as_u16(), seen.text()), (206, body[40..].to_owned()));
+    assert_eq!(rig.ask("HEAD", MEDIA_PATH, &[]).await.header("content-length"), body.len().to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_multicast_the_origin_is_asked_once_for_half_a_target_duration() {
+    let rig = Arc::new(Rig::new());
+    rig.web.script(MEDIA_URL, [Script::body(&text(&media(10, 5))).after(50)]);
+    let mut viewers = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let rig = rig.clone();
+        viewers.spawn(async move { rig.get(MEDIA_PATH).await.status.as_u16() });
+    }
+    while let Some(status) = viewers.join_next().await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert_eq!(rig.web.count(), 1);
+    tokio::time::advance(Duration::from_millis(900)).await;
+    assert_eq!(rig.get(MEDIA_PATH).await.header("cache-status"), "mahp; hit; detail=unicast");
+    assert_eq!(rig.web.count(), 1);
+    tokio::time::advance(Duration::from_millis(200)).await;
+    rig.get(MEDIA_PATH).await;
+    assert_eq!(rig.web.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_one_is_better_than_none() {
+    let rig = Rig::new();
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 5), false);
+    rig.web.script(MEDIA_URL, [Script::body(&text(&media(11, 5)))]);
+    assert!(rig.get(MEDIA_PATH).await.text().contains("15.ts"), "the origin's is newer");
+    for dead in [Script::dead(), Script::status(500), Script::dead().after(60_000)] {
+        let rig = Rig::new();
+        rig.library.hear_manifest(MEDIA_URL, &media(10, 5), false);
+        rig.library.multicast("https://cdn.example/live/v/14.ts", &bytes(10));
+        rig.web.script(MEDIA_URL, [dead]);
+        let seen = rig.get(MEDIA_PATH).await;
+        assert!(seen.waited <= Duration::from_secs(2));
+        assert_eq!(seen.text(), media(10, 5));
+        assert!(seen.header("cache-status").contains("stale"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_origins_last_one_outlives_the_origin() {
+    let rig = Rig::new();
+    rig.web.script(MEDIA_URL, [Script::body(&text(&media(10, 5))), Script::dead()]);
+    assert_eq!(rig.get(MEDIA_PATH).await.status.as_u16(), 200);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!((seen.text(), seen.header("age")), (media(10, 5), "30"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn none_anywhere_is_waited_for_and_then_a_504() {
+    let rig = Rig::new();
+    with_rendition(&rig, MEDIA_URL);
+    rig.web.script(MEDIA_URL, [Script::dead()]);
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!((seen.status.as_u16(), seen.waited), (504, Duration::from_secs(8)));
+    rig.later(3000, |library| library.hear_manifest(MEDIA_URL, &media(10, 5), true));
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!((seen.status.as_u16(), seen.waited), (200, Duration::from_secs(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_404_of_the_origin_is_passed_on() {
+    let rig = Rig::new();
+    with_rendition(&rig, MEDIA_URL);
+    assert_eq!(rig.get(MEDIA_PATH).await.status.as_u16(), 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn references_lead_back_here_and_nothing_else_changes() {
+    let rig = Rig::with(Options {
+        allow_origins: crate::http::access::HostList::new(["other.example"]).unwrap(),
+        ..Options::default()
+    });
+    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    let expected = MASTER.replace("https://other.example/high.m3u8", "../../https/other.example/high.m3u8");
+    assert_eq!(rig.get("/live/news/master.m3u8").await.text(), expected);
+    let generic = rig.get("/https/cdn.example/live/master.m3u8").await.text();
+    // The channel's own path is as good as the generic one.
+    assert!(generic.contains("v/low.m3u8") && generic.contains("other.example/high.m3u8"), "{generic}");
+    assert!(!generic.contains("https://"), "{generic}");
+    // A forward proxy's client keeps the origin's URLs.
+    assert_eq!(rig.get(CHANNEL).await.text(), MASTER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn references_to_hosts_that_are_not_allowed_stay() {
+    let rig = Rig::new();
+    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    assert_eq!(rig.get("/live/news/master.m3u8").await.text(), MASTER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_carried_variants_are_offered() {
+    let rig = Rig::new();
+    with_rendition(&rig, MEDIA_URL);
+    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    let carried = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=800000\nv/low.m3u8\n";
+    assert_eq!(rig.get("/live/news/master.m3u8").await.text(), carried);
+    let rig = Rig::with(Options { rungs: Rungs::All, ..Options::default() });
+    with_rendition(&rig, MEDIA_URL);
+    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    assert_eq!(rig.get("/live/news/master.m3u8").await.text(), MASTER);
+}
+
+fn segment(n: u64) -> String {
+    format!("https://cdn.example/live/v/{n}.ts")
+}
+
+async fn listed(rig: &Rig) -> usize {
+    rig.get(MEDIA_PATH).await.text().matches(".ts").count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_live_edge_is_where_the_bytes_are() {
+    let soon = |ms| Availability::Coming { expected_by: Rig::new().at(ms), progress: 0.2 };
+    let expected = || Availability::Expected { until: Rig::new().at(3000) };
+    for (forecast, count, why) in [
+        (vec![], 6, "by unicast everything can be had"),
+        (vec![(15, expected())], 5, "multicast is about to bring it"),
+        (vec![(15, soon(1500))], 5, "multicast is bringing it"),
+        (vec![(15, soon(200))], 6, "it is as good as here"),
+        (vec![(15, expected()), (14, expected())], 5, "one is kept back at most"),
+        (vec![(12, expected())], 6, "only the last count"),
+    ] {
+        let rig = Rig::new();
+        rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+        for (n, availability) in forecast {
+            rig.library.forecast(&segment(n), availability);
+        }
+        assert_eq!(listed(&rig).await, count, "{why}");
+        rig.library.multicast(&segment(15), &bytes(10));
+        assert_eq!(listed(&rig).await, 6);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_listed_stays_listed() {
+    let rig = Rig::with(Options { unicast: false, ..Options::default() });
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.library.multicast(&segment(15), &bytes(10));
+    assert_eq!(listed(&rig).await, 6);
+    // The store forgets, the list does not.
+    rig.library.state.lock().unwrap().store.clear();
+    assert_eq!(listed(&rig).await, 6);
+    rig.library.hear_manifest(MEDIA_URL, &media(12, 6), true);
+    assert_eq!(listed(&rig).await, 4, "16 and 17 are new, and nothing can bring them");
+    // The channel begins anew.
+    rig.library.hear_manifest(MEDIA_URL, &media(0, 3), true);
+    assert_eq!(listed(&rig).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn segments_that_nothing_can_bring_are_not_listed() {
+    let rig = Rig::with(Options { unicast: false, ..Options::default() });
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.library.multicast("https://cdn.example/live/v/12.ts", &bytes(10));
+    let seen = rig.get(MEDIA_PATH).await.text();
+    assert!(seen.contains("12.ts") && !seen.contains("13.ts"), "{seen}");
+    // Of a finished playlist everything is listed: a carousel will bring it.
+    let vod = media(10, 6) + "#EXT-X-ENDLIST\n";
+    rig.library.hear_manifest(MEDIA_URL, &vod, true);
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!((seen.text(), seen.header("cache-control")), (vod, "max-age=60"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn low_latency_parts_are_left_out_and_blocking_reloads_are_not_blocked() {
+    let rig = Rig::new();
+    let body = media(10, 3).replace(
+        "#EXT-X-FOO",
+        "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1\n#EXT-X-PART-INF:PART-TARGET=0.3\n#EXT-X-FOO",
+    ) + "#EXT-X-PART:DURATION=0.3,URI=\"13.0.ts\"\n#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"13.1.ts\"\n";
+    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    let seen = rig.get(&format!("{MEDIA_PATH}?_HLS_msn=99&_HLS_part=3")).await;
+    assert_eq!((seen.status.as_u16(), seen.waited), (200, Duration::ZERO));
+    let seen = seen.text();
+    assert!(!seen.contains("PART") && !seen.contains("CAN-BLOCK-RELOAD"), "{seen}");
+    assert!(seen.contains("12.ts") && seen.contains("#EXT-X-FOO:keep, this"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_tells_a_manifest_not_its_name() {
+    let rig = Rig::new();
+    let url = "https://cdn.example/live/v/list.php";
+    rig.web.script(url, [Script::body(&text(&media(1, 3))).header(header::CONTENT_TYPE, "text/plain")]);
+    let seen = rig.get("/live/news/v/list.php").await;
+    assert_eq!(seen.header("content-type"), "application/vnd.apple.mpegurl");
+    assert!(rig.library.state.lock().unwrap().put.is_empty());
+    // From now on it is asked for as a manifest, in any coding.
+    tokio::time::advance(Duration::from_secs(5)).await;
+    rig.get("/live/news/v/list.php?CMCD=x").await;
+    assert_eq!(rig.served.origin().keys().map(String::as_str).collect::<Vec<_>>(), ["fallback", "manifest"]);
+    // And a name that looks like one does not make one.
+    let url = "https://cdn.example/live/v/not.m3u8";
+    rig.web.script(url, [Script::body(&bytes(500))]);
+    assert_eq!(rig.get("/live/news/v/not.m3u8").await.body.ok(), Some(bytes(500)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_for_one_viewer_is_not_kept() {
+    let rig = Rig::new();
+    with_rendition(&rig, MEDIA_URL);
+    let script = Script::body(&text(&media(1, 3)))
+        .header(header::SET_COOKIE, "id=7; Domain=cdn.example; Path=/; Secure")
+        .header(header::CACHE_CONTROL, "private");
+    rig.web.script(MEDIA_URL, [script]);
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!(seen.header("cache-control"), "private, no-cache");
+    assert_eq!(seen.header("set-cookie"), "id=7; Path=/live/news/v/");
+    let before = rig.web.count();
+    rig.ask("GET", MEDIA_PATH, &[(header::COOKIE, "id=7")]).await;
+    assert_eq!(rig.web.count(), before + 1);
+    assert_eq!(rig.web.asked().last().unwrap().headers[header::COOKIE], "id=7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_of_manifests_are_not_mixed_up() {
+    let rig = Rig::new();
+    with_rendition(&rig, MEDIA_URL);
+    for token in ["a", "b"] {
+        let body = media(1, 3).replace(".ts", &format!(".ts?token={token}"));
+        rig.web.script(&format!("{MEDIA_URL}?token={token}"), [Script::body(&text(&body))]);
+    }
+    for token in ["a", "b"] {
+        let seen = rig.get(&format!("{MEDIA_PATH}?token={token}")).await.text();
+        assert!(seen.contains(&format!("1.ts?token={token}")), "{seen}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_counted_as_keys() {
+    let rig = Rig::new();
+    let body = media(1, 2).replace("#EXT-X-FOO", "#EXT-X-KEY:METHOD=AES-128,URI=\"k.bin\"\n#EXT-X-FOO");
+    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    rig.get(MEDIA_PATH).await;
+    rig.web.script("https://cdn.example/live/v/k.bin", [Script::body(&bytes(16))]);
+    assert_eq!(rig.get("/live/news/v/k.bin").await.body.ok(), Some(bytes(16)));
+    assert_eq!(rig.served.origin()["key"], 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_cannot_be_read_is_passed_on() {
+    let rig = Rig::new();
+    let odd = "#EXTM3U\n#EXT-X-TARGETDURATION:what\nseg.ts\n\u{fffd}";
+    rig.library.hear_manifest(MEDIA_URL, odd, true);
+    assert_eq!(rig.get(MEDIA_PATH).await.status.as_u16(), 200);
+}

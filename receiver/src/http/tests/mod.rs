@@ -1,0 +1,8 @@
+//! Tests of the HTTP half against a library and web servers that do as they are told.
+
+mod access;
+mod ladder;
+mod manifests;
+mod ranges;
+mod rig;
+mod wire;
