@@ -44,6 +44,8 @@ pub const OBJECTS_IN_FLIGHT: usize = 64;
 pub const FDT_INSTANCES_IN_FLIGHT: usize = 8;
 /// Bytes of packets waiting for their FDT, in one session: the newest is refused.
 pub const HELD_BYTES: usize = 8 << 20;
+/// Objects with packets waiting for their FDT, in one session: packets of further ones are refused.
+pub const HELD_OBJECTS: usize = 256;
 /// Completed or abandoned TOIs remembered per session, to tell late symbols from new objects: oldest forgotten.
 pub const REMEMBERED_TOIS: usize = 4096;
 

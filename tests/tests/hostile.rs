@@ -411,19 +411,24 @@ fn floods_of_undescribed_objects() {
     assert_survived(receiver, &config);
 }
 
-/// Undescribed objects with OTI of their own cannot push out one that is described.
+/// Undescribed objects with OTI of their own cannot push out those that are described: not one, and not as many as fit.
 #[test]
 fn floods_do_not_displace_described_objects() {
     let config = unsigned();
-    let oti = no_code(4 * 1344, 1344, 65_535);
-    let mut packets = fdt_packets(1, None, &describe(9, oti));
-    packets.push(packet(NO_CODE, 9, None, 0, 0, &[9; 1344]));
-    let flood = raptorq(1 << 20, 1344, 1, 1, 8);
-    packets.extend((100..2000).map(|toi| packet(RAPTORQ, toi, Some(flood), 0, 5, &[0; 1344])));
-    packets.extend((1..4).map(|esi| packet(NO_CODE, 9, None, 0, esi, &[9; 1344])));
-    let receiver = hear(&config, &packets);
-    assert_eq!(receiver.complete.len(), 1, "{:?}", receiver.session.stats());
-    assert!(receiver.peak_bytes <= budget(&config));
+    for described in [1, limits::OBJECTS_IN_FLIGHT as u128] {
+        let oti = no_code(4 * 1344, 1344, 65_535);
+        let mut packets: Vec<Vec<u8>> =
+            (1..=described).flat_map(|toi| fdt_packets(toi as u32, None, &describe(toi, oti))).collect();
+        packets.extend((1..=described).map(|toi| packet(NO_CODE, toi, None, 0, 0, &[9; 1344])));
+        let flood = raptorq(1 << 20, 1344, 1, 1, 8);
+        packets.extend((100..2000).map(|toi| packet(RAPTORQ, toi, Some(flood), 0, 5, &[0; 1344])));
+        for esi in 1..4 {
+            packets.extend((1..=described).map(|toi| packet(NO_CODE, toi, None, 0, esi, &[9; 1344])));
+        }
+        let receiver = hear(&config, &packets);
+        assert_eq!(receiver.complete.len() as u128, described, "{:?}", receiver.session.stats());
+        assert!(receiver.peak_bytes <= budget(&config));
+    }
 }
 
 /// FDT Instances that never end, by the thousand.

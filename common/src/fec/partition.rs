@@ -230,6 +230,10 @@ mod tests {
             rq(0, 8, 1, 1, 8),
             rq(8, 8, 2, 1, 8),
             rq(64 << 20, 8, 1, 1, 8), // 8 M symbols in one block
+            rq(56_404 * 8, 8, 1, 1, 8),
+            rq((1 << 40) - 1, 1344, 255, 1, 8),
+            rq(100, limits::SYMBOL_SIZE_MIN - 1, 1, 1, 1),
+            rq(100, limits::SYMBOL_SIZE_MAX + 8, 1, 1, 8),
             Oti {
                 transfer_length: 1,
                 symbol_size: 8,
@@ -238,6 +242,9 @@ mod tests {
         ] {
             let refused = Blocks::of(&bad, 64 << 20).map_err(|e| e.reason);
             assert_eq!(refused, Err(DropReason::BadOti), "{bad:?}");
+        }
+        for good in [rq(1, 1344, 1, 1, 8), rq(56_403 * 8, 8, 1, 1, 8), rq(64 << 20, 1344, 255, 1, 8)] {
+            assert!(Blocks::of(&good, 64 << 20).is_ok(), "{good:?}");
         }
     }
 

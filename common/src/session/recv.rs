@@ -478,7 +478,7 @@ impl RecvSession {
             Some(_) => Err(DropReason::OtiConflict),
             None => {
                 let cut = Cut::new(Some(oti), None, max)?;
-                self.insert(toi, cut)?;
+                self.insert(toi, cut, self.waiting.contains_key(&toi))?;
                 if let Some(file) = self.waiting.remove(&toi)
                     && let Some(object) = self.objects.get_mut(&toi)
                 {
@@ -592,9 +592,9 @@ impl RecvSession {
     }
 
     /// Starts an object; the one longest without progress gives way where there are too many.
-    fn insert(&mut self, toi: Toi, cut: Cut) -> Result<(), DropReason> {
+    fn insert(&mut self, toi: Toi, cut: Cut, described: bool) -> Result<(), DropReason> {
         if self.objects.len() >= limits::OBJECTS_IN_FLIGHT {
-            let victim = self.victim(toi).ok_or(DropReason::ObjectLimit)?;
+            let victim = self.victim(toi, described).ok_or(DropReason::ObjectLimit)?;
             self.give_up(victim, DropReason::ObjectLimit);
         }
         let id = self.new_id();
@@ -604,8 +604,9 @@ impl RecvSession {
 
     /// Frees memory for `cost` more bytes of this object.
     fn make_room(&mut self, toi: Toi, cost: u64) -> Result<(), DropReason> {
+        let described = self.objects.get(&toi).is_some_and(|o| o.meta.is_some());
         while cost > 0 && self.assembly_bytes() + cost > self.config.assembly_bytes {
-            let victim = self.victim(toi).ok_or(DropReason::ByteLimit)?;
+            let victim = self.victim(toi, described).ok_or(DropReason::ByteLimit)?;
             if self.objects.get(&victim).is_none_or(|v| v.bytes == 0) {
                 return Err(DropReason::ByteLimit);
             }
@@ -614,12 +615,13 @@ impl RecvSession {
         Ok(())
     }
 
-    /// Who gives way to `keep`: objects without description first, then the longest without a symbol.
-    fn victim(&self, keep: Toi) -> Option<Toi> {
+    /// Who gives way to `keep`: objects without description first, then the longest without a symbol. One without
+    /// description, which anybody can make up, never displaces one that has its own.
+    fn victim(&self, keep: Toi, described: bool) -> Option<Toi> {
         let keeps_memory = |o: &Assembly| o.bytes > 0 || self.objects.len() >= limits::OBJECTS_IN_FLIGHT;
         self.objects
             .iter()
-            .filter(|(toi, o)| **toi != keep && keeps_memory(o))
+            .filter(|(toi, o)| **toi != keep && keeps_memory(o) && (described || o.meta.is_none()))
             .min_by_key(|(_, o)| (o.meta.is_some(), o.last_symbol))
             .map(|(toi, _)| *toi)
     }

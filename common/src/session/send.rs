@@ -12,6 +12,7 @@ use crate::limits;
 use crate::object::{Digest, Object};
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcRepr, PayloadId};
+use crate::wire::fdt::can_describe;
 use crate::wire::fti::{NO_CODE, RAPTORQ};
 use announce::Announcer;
 use bytes::Bytes;
@@ -190,7 +191,7 @@ pub struct SendStats {
     pub queued_bytes: u64,
     /// Objects waiting or being sent.
     pub queued_objects: usize,
-    /// Objects that no code can carry (longer than 255 blocks of 56,403 symbols).
+    /// Objects that cannot be carried: longer than 255 blocks of 56,403 symbols, or with a URL that no FDT Instance takes.
     pub refused_objects: u64,
 }
 
@@ -350,6 +351,9 @@ impl SendSession {
     fn start_next(&mut self) -> bool {
         let Some(Queued { tag, object }) = self.queue.pop_front() else { return false };
         let length = object.data.len() as u64;
+        if !can_describe(&object.meta) {
+            return self.refuse(length);
+        }
         let size = self.config.symbol_size;
         let raptorq = raptorq_oti(length, size);
         let code = raptorq.as_ref().and_then(|oti| Blocks::of(oti, u64::MAX).ok());
@@ -363,9 +367,7 @@ impl SendSession {
         };
         let Ok(blocks) = Blocks::of(&oti, u64::MAX) else {
             // Only an object of more symbols than the code can name; the sender's own limit is far below.
-            self.stats.refused_objects += 1;
-            self.forget_queued(length);
-            return true;
+            return self.refuse(length);
         };
         self.events.push_back(Event::Started { tag, toi });
         let repair_oti = raptorq.filter(|_| self.config.profile == WireProfile::Mabr && per_block > 0);
@@ -376,6 +378,12 @@ impl SendSession {
             self.repairing.push_back(Repairing::new(tag, toi, oti, code, length));
         }
         self.sending = Some(Sending::new(tag, toi, fec, blocks, code.unwrap_or(blocks), object.data));
+        true
+    }
+
+    fn refuse(&mut self, length: u64) -> bool {
+        self.stats.refused_objects += 1;
+        self.forget_queued(length);
         true
     }
 

@@ -101,7 +101,7 @@ impl PayloadId {
 impl<'a> AlcPacket<'a> {
     /// Reads one datagram.
     ///
-    /// The OTI of an EXT_FTI is read as it stands: call [`Oti::validate`] before use.
+    /// The OTI of an EXT_FTI is read as it stands: [`crate::fec::Blocks::of`] checks it.
     ///
     /// # Errors
     /// The reason to count: truncated, bad version, bad header, bad FTI, unknown FEC (codepoints other than 0 and 6 have

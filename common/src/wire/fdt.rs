@@ -68,6 +68,11 @@ pub enum FdtError {
     Seal(#[from] SealError),
 }
 
+/// Whether receivers take an FDT Instance with this object: its URL must not be too long.
+pub fn can_describe(meta: &ObjectMeta) -> bool {
+    write::location_fits(meta)
+}
+
 impl FdtError {
     /// The counter.
     pub const fn reason(&self) -> DropReason {
@@ -83,7 +88,7 @@ impl FdtInstance {
     /// Reads XML, namespace-tolerant: elements and attributes go by local name (RFC 3926, RFC 6726, 3GPP, none), ours by
     /// the prefix `mahp`. Instance-level `Content-Type`, `Content-Encoding` and `FEC-OTI-*` are defaults of every file.
     ///
-    /// An OTI is read as it stands: call [`Oti::validate`] before use.
+    /// An OTI is read as it stands: [`crate::fec::Blocks::of`] checks it.
     ///
     /// # Errors
     /// Not well-formed, with a DOCTYPE or an entity of its own, without what it must have, or beyond [`crate::limits`].
@@ -111,7 +116,7 @@ impl FdtInstance {
         if xml.len() > limits::FDT_BYTES {
             return Err(FdtError::Limit("bytes"));
         }
-        if self.files.iter().any(|file| !write::location_fits(file)) {
+        if self.files.iter().any(|file| !can_describe(&file.meta)) {
             return Err(FdtError::Limit("Content-Location"));
         }
         Ok(auth::seal(Context::Fdt(tsi), xml, key)?)

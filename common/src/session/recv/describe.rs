@@ -1,14 +1,13 @@
 //! FDT Instances at the receiver: decompression, signature, expiry, and what each `File` tells the session.
 
 use super::{Event, RecvSession};
-use crate::auth::SealError;
 use crate::drop::DropReason;
 use crate::ids::Toi;
 use crate::limits;
 use crate::session::recv::assembly::{Assembly, Cut};
 use crate::time::WallTime;
 use crate::wire::ext::ContentEncoding;
-use crate::wire::fdt::{FdtError, FdtFile, FdtInstance};
+use crate::wire::fdt::{FdtFile, FdtInstance};
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -42,11 +41,7 @@ impl RecvSession {
             Some(key) => FdtInstance::open(&xml, tsi, key),
             None => FdtInstance::parse(&xml),
         };
-        let instance = read.map_err(|e| match e {
-            FdtError::Seal(SealError::Unsigned) => DropReason::UnsignedFdt,
-            FdtError::Seal(_) => DropReason::BadFdtSignature,
-            _ => DropReason::BadFdt,
-        })?;
+        let instance = read.map_err(|e| e.reason())?;
         if self.is_expired(instance.expires_ntp) {
             return Err(DropReason::ExpiredFdt);
         }
@@ -161,7 +156,7 @@ impl RecvSession {
             self.stats.drops.count(DropReason::OtiConflict);
         }
         if !self.objects.contains_key(&toi) {
-            self.insert(toi, cut)?;
+            self.insert(toi, cut, true)?;
         }
         if let Some(object) = self.objects.get_mut(&toi) {
             object.learn(cut);

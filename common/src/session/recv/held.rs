@@ -1,6 +1,7 @@
 //! Packets that came before the FDT that describes them: kept, within bounds, and given back when it comes.
 
 use crate::ids::Toi;
+use crate::limits;
 use crate::time::Time;
 use crate::wire::alc::PayloadId;
 use std::collections::BTreeMap;
@@ -37,7 +38,8 @@ impl Held {
     /// Keeps a packet; false when there is no room.
     pub(super) fn push(&mut self, toi: Toi, packet: HeldPacket, limit: usize, now: Time) -> bool {
         let cost = packet.payload.len() + OVERHEAD;
-        if self.bytes + cost > limit {
+        let is_new = !self.objects.contains_key(&toi);
+        if self.bytes + cost > limit || is_new && self.objects.len() >= limits::HELD_OBJECTS {
             return false;
         }
         self.bytes += cost;

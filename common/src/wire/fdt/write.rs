@@ -2,7 +2,7 @@
 
 use super::{FdtFile, FdtInstance, MAHP_NAMESPACE};
 use crate::limits;
-use crate::object::ByteRange;
+use crate::object::{ByteRange, ObjectMeta};
 use crate::wire::fti::{FecScheme, Oti};
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
@@ -49,10 +49,10 @@ fn escape_into(out: &mut String, value: &str) {
     }
 }
 
-/// Whether receivers take the file's Content-Location.
-pub(super) fn location_fits(file: &FdtFile) -> bool {
+/// Whether receivers take the object's Content-Location.
+pub(super) fn location_fits(meta: &ObjectMeta) -> bool {
     let mut escaped = String::new();
-    escape_into(&mut escaped, &location(file));
+    escape_into(&mut escaped, &location(meta));
     escaped.len() <= limits::FDT_VALUE_BYTES
 }
 
@@ -86,7 +86,7 @@ fn session_hex(session: u64) -> String {
 fn file(xml: &mut Xml, file: &FdtFile) {
     let meta = &file.meta;
     xml.0.push_str("<File");
-    xml.required("Content-Location", location(file));
+    xml.required("Content-Location", location(meta));
     xml.required("TOI", file.toi);
     // A growing object has neither length nor OTI yet.
     if meta.length > 0 || file.oti.is_some() {
@@ -124,9 +124,9 @@ fn fec_oti(xml: &mut Xml, oti: &Oti) {
 }
 
 /// Content-Location: the URL, and which part of it.
-fn location(file: &FdtFile) -> String {
-    let mut location = file.meta.url.clone();
-    if let Some(range) = &file.meta.range {
+fn location(meta: &ObjectMeta) -> String {
+    let mut location = meta.url.clone();
+    if let Some(range) = &meta.range {
         location.push_str(&range_suffix(range));
     }
     location
