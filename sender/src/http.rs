@@ -9,10 +9,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mahp_common::catalog::WELL_KNOWN_PATH;
-use mahp_runtime::error::StartupError;
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,28 +22,6 @@ const CONNECTIONS: usize = 512;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest life of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Opens the listening socket.
-///
-/// # Errors
-/// `E-PORT-IN-USE`, `E-BIND`.
-pub async fn bind(listen: SocketAddr) -> Result<TcpListener, StartupError> {
-    TcpListener::bind(listen).await.map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => StartupError::runtime(
-            "E-PORT-IN-USE",
-            format!("{listen} is in use by another program (the session description should be served there)"),
-            format!(
-                "mahp-sender --http {}:0 takes a free port; `ss -ltnp` shows who has this one",
-                listen.ip()
-            ),
-        ),
-        kind => StartupError::runtime(
-            "E-BIND",
-            format!("cannot listen on {listen}: {kind}"),
-            "give an address of this host: --http 0.0.0.0:7780",
-        ),
-    })
-}
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, current: watch::Receiver<Arc<Published>>) {

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn vod_line_tells_position_rate_and_end() {
-        let line = vod_line("bbb", 124, 300, "12.3 Mbit/s", 0.926_316);
+        let line = vod_line("bbb", 124, 300, "12.3 Mbit/s", 0.926);
         assert_eq!(line, "bbb 124/300 segments 41 % 12.3 Mbit/s eta 3m10s");
         assert_eq!(vod_line("bbb", 300, 300, "0.0 Mbit/s", 0.0), "bbb 300/300 segments 100 % 0.0 Mbit/s");
     }

@@ -16,7 +16,7 @@ use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
 use mahp_runtime::udp::{self, Interface, MulticastSender, SendOptions};
-use mahp_runtime::{admin, shutdown};
+use mahp_runtime::{admin, notify, shutdown};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
@@ -52,8 +52,7 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     let key = key::load_or_create(config.key_file.as_deref())?;
     let (interface, source) = local_place(&config)?;
     let metrics = admin::install_metrics();
-    let listener = http::bind(config.http).await?;
-    let http_address = listener.local_addr().unwrap_or(config.http);
+    let (listener, http_address) = admin::bind(config.http, "the session description (--http)").await?;
     let started = tokio::select! {
         found = discover_all(&fetcher, clock, config) => found?,
         () = stop.cancelled() => return Ok(()),
@@ -86,6 +85,8 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     for (index, found) in found.into_iter().enumerate() {
         sender.start(&mut tasks, index, found, &spool);
     }
+    notify::ready();
+    notify::start_watchdog();
     tasks.finish(&stop).await;
     progress::finish();
     Ok(())

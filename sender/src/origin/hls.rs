@@ -236,12 +236,11 @@ async fn load_playlists(origin: &Origin, renditions: &mut [FoundRendition]) -> R
     }
 }
 
-/// One media playlist.
-pub(super) async fn load(
-    origin: &Origin,
-    url: &Url,
-    imports: &[(String, String)],
-) -> Result<Version, StartupError> {
+/// Fetches one media playlist.
+///
+/// # Errors
+/// `E-ORIGIN-…`.
+pub async fn load(origin: &Origin, url: &Url, imports: &[(String, String)]) -> Result<Version, StartupError> {
     let request = Request { accept_gzip: true, ..Request::default() };
     let response = origin.get(url, request).await.map_err(|e| origin_error(&e))?;
     version(origin, url, imports, &response)

@@ -1,0 +1,309 @@
+//! The follower of live media playlists against a scripted origin: exactly which objects go out, in which order.
+
+use crate::support::{ListSink, Reply, ScriptedOrigin, origin, playlist, segments};
+use mahp_sender::origin::hls::HlsRendition;
+use mahp_sender::origin::live::{FollowOptions, follow};
+use mahp_sender::status::RenditionStatus;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+struct Rig {
+    origin: ScriptedOrigin,
+    sink: ListSink,
+    status: Arc<RenditionStatus>,
+    tasks: JoinSet<()>,
+}
+
+/// Follows `/live/media.m3u8` of an origin prepared by `prepare`.
+async fn rig(options: FollowOptions, prepare: impl FnOnce(&ScriptedOrigin)) -> Rig {
+    let server = ScriptedOrigin::start().await;
+    prepare(&server);
+    let sink = ListSink::default();
+    let (origin, status) = origin();
+    let rendition = HlsRendition { url: server.url("/live/media.m3u8"), imports: Vec::new(), first: None };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(origin, Arc::new(sink.clone()), rendition, options));
+    Rig { origin: server, sink, status, tasks }
+}
+
+const PLAIN: FollowOptions = FollowOptions { carry_keys: false };
+
+fn list(items: &[&str]) -> Vec<String> {
+    items.iter().map(|s| (*s).to_owned()).collect()
+}
+
+fn set_playlist(o: &ScriptedOrigin, text: &str) {
+    o.set("/live/media.m3u8", Reply::ok(text));
+}
+
+#[tokio::test]
+async fn window_slides_and_nothing_is_sent_twice() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 20);
+        set_playlist(o, &playlist(1, 6, &[]));
+    })
+    .await;
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    set_playlist(&rig.origin, &playlist(3, 8, &[]));
+    rig.sink.wait("two more", |s| s.media().len() == 5).await;
+    set_playlist(&rig.origin, &playlist(4, 9, &[]));
+    rig.sink
+        .wait("the last version", |s| s.paths().iter().filter(|p| p.ends_with("m3u8")).count() == 3)
+        .await;
+    // The last three first; then each new one once; a version of the playlist behind the segments it lists.
+    let expected = [
+        "/live/seg4.ts",
+        "/live/seg5.ts",
+        "/live/seg6.ts",
+        "/live/media.m3u8",
+        "/live/seg7.ts",
+        "/live/seg8.ts",
+        "/live/media.m3u8",
+        "/live/seg9.ts",
+        "/live/media.m3u8",
+    ];
+    assert_eq!(rig.sink.paths(), list(&expected));
+    for n in 1..=3 {
+        assert_eq!(rig.origin.count(&format!("/live/seg{n}.ts")), 0);
+    }
+    for n in 4..=9 {
+        assert_eq!(rig.origin.count(&format!("/live/seg{n}.ts")), 1, "segment {n}");
+    }
+    let last = rig.sink.items().pop().expect("an item").object;
+    assert_eq!(last.data, playlist(4, 9, &[]).as_bytes(), "byte for byte");
+}
+
+#[tokio::test]
+async fn missing_segment_is_tried_again_and_holds_up_nothing() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        o.sequence(
+            "/live/seg2.ts",
+            vec![Reply::status(404), Reply::status(503), Reply::status(404), Reply::ok("late")],
+        );
+        set_playlist(o, &playlist(1, 3, &[]));
+    })
+    .await;
+    rig.sink.wait("all three", |s| s.media().len() == 3).await;
+    let media = rig.sink.media();
+    assert_eq!(media, list(&["/live/seg1.ts", "/live/seg3.ts", "/live/seg2.ts"]), "late, but sent");
+    assert_eq!(rig.status.failed.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn segment_that_never_comes_is_counted_when_it_leaves_the_window() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        o.set("/live/seg2.ts", Reply::status(404));
+        set_playlist(o, &playlist(1, 3, &[]));
+    })
+    .await;
+    rig.sink.wait("the others", |s| s.media().len() == 2).await;
+    set_playlist(&rig.origin, &playlist(3, 5, &[]));
+    rig.sink.wait("the next ones", |s| s.media().len() == 4).await;
+    let asked = rig.origin.count("/live/seg2.ts");
+    set_playlist(&rig.origin, &playlist(4, 6, &[]));
+    rig.sink.wait("one more", |s| s.media().len() == 5).await;
+    assert_eq!(rig.status.failed.load(Relaxed), 1);
+    assert!(rig.origin.count("/live/seg2.ts") <= asked + 1, "given up");
+}
+
+#[tokio::test]
+async fn slow_segment_is_passed_over_and_sent_when_it_comes() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        o.set("/live/seg2.ts", Reply::ok("slow").after(Duration::from_secs(3)));
+        set_playlist(o, &playlist(1, 3, &[]));
+    })
+    .await;
+    rig.sink.wait("all three", |s| s.media().len() == 3).await;
+    assert_eq!(
+        rig.sink.paths(),
+        list(&["/live/seg1.ts", "/live/seg3.ts", "/live/media.m3u8", "/live/seg2.ts"])
+    );
+    assert_eq!(rig.origin.count("/live/seg2.ts"), 1);
+}
+
+#[tokio::test]
+async fn origin_that_begins_anew_is_followed_from_its_edge() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 20);
+        set_playlist(o, &playlist(10, 14, &[]));
+    })
+    .await;
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    set_playlist(&rig.origin, &playlist(1, 4, &[]));
+    rig.sink.wait("the restart", |s| s.media().len() == 6).await;
+    assert_eq!(rig.sink.media()[3..], list(&["/live/seg2.ts", "/live/seg3.ts", "/live/seg4.ts"])[..]);
+}
+
+#[tokio::test]
+async fn older_version_of_the_playlist_changes_nothing() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 20);
+        // An edge server that lags behind another one.
+        o.sequence(
+            "/live/media.m3u8",
+            vec![
+                Reply::ok(playlist(1, 5, &[])),
+                Reply::ok(playlist(2, 6, &[])),
+                Reply::ok(playlist(1, 5, &[])),
+                Reply::ok(playlist(3, 7, &[])),
+            ],
+        );
+    })
+    .await;
+    rig.sink.wait("the last", |s| s.media().len() == 5).await;
+    let expected = ["/live/seg3.ts", "/live/seg4.ts", "/live/seg5.ts", "/live/seg6.ts", "/live/seg7.ts"];
+    assert_eq!(rig.sink.media(), list(&expected));
+}
+
+#[tokio::test]
+async fn jump_forward_is_counted() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 30);
+        set_playlist(o, &playlist(1, 3, &[]));
+    })
+    .await;
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    set_playlist(&rig.origin, &playlist(10, 12, &[]));
+    rig.sink.wait("the rest", |s| s.media().len() == 6).await;
+    assert_eq!(rig.sink.media()[3..], list(&["/live/seg10.ts", "/live/seg11.ts", "/live/seg12.ts"])[..]);
+    assert_eq!(rig.status.skipped.load(Relaxed), 6);
+}
+
+#[tokio::test]
+async fn gaps_are_not_asked_for_and_init_segments_come_first() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        o.set("/live/init1.mp4", Reply::ok("init one"));
+        o.set("/live/all.mp4", Reply::ok(vec![7; 100]));
+        let extra = [
+            (1, "#EXT-X-MAP:URI=\"init1.mp4\""),
+            (2, "#EXT-X-GAP"),
+            (3, "#EXT-X-DISCONTINUITY\n#EXT-X-MAP:URI=\"all.mp4\",BYTERANGE=\"40@10\""),
+        ];
+        set_playlist(o, &playlist(1, 3, &extra));
+    })
+    .await;
+    rig.sink.wait("the playlist", |s| s.paths().last().is_some_and(|p| p.ends_with("m3u8"))).await;
+    let expected =
+        ["/live/init1.mp4", "/live/seg1.ts", "/live/all.mp4#10-49", "/live/seg3.ts", "/live/media.m3u8"];
+    assert_eq!(rig.sink.paths(), list(&expected));
+    assert_eq!(rig.origin.count("/live/seg2.ts"), 0);
+    let range = rig.sink.items()[2].object.meta.range.expect("a range");
+    assert_eq!((range.first, range.last, range.complete), (10, 49, Some(100)));
+}
+
+#[tokio::test]
+async fn keys_are_carried_only_on_request() {
+    for carry_keys in [false, true] {
+        let rig = rig(FollowOptions { carry_keys }, |o| {
+            segments(o, "/live", 1, 2);
+            o.set("/live/key.bin", Reply::ok(vec![1; 16]));
+            let key = "#EXT-X-KEY:METHOD=AES-128,URI=\"key.bin\"";
+            set_playlist(o, &playlist(1, 2, &[(1, key)]));
+        })
+        .await;
+        rig.sink.wait("the playlist", |s| s.paths().last().is_some_and(|p| p.ends_with("m3u8"))).await;
+        assert_eq!(rig.sink.paths().contains(&"/live/key.bin".to_owned()), carry_keys);
+        assert_eq!(rig.origin.count("/live/key.bin"), usize::from(carry_keys));
+    }
+}
+
+#[tokio::test]
+async fn redirects_tokens_and_byte_ranges_keep_the_urls_that_players_use() {
+    let rig = rig(PLAIN, |o| {
+        o.set("/live/media.m3u8", Reply::status(302).header("location", "/edge/7/media.m3u8?t=1"));
+        let text = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n#EXT-X-BYTERANGE:10@0\nall.ts?token=a%20b\n#EXTINF:1,\n#EXT-X-BYTERANGE:5\nall.ts?token=a%20b\n#EXT-X-ENDLIST\n";
+        o.set("/edge/7/media.m3u8?t=1", Reply::ok(text));
+        let whole = Reply::ok((0..15u8).collect::<Vec<u8>>()).header("etag", "\"v1\"").header("cache-control", "max-age=9");
+        o.set("/edge/7/all.ts?token=a%20b", whole);
+    })
+    .await;
+    rig.sink.wait("all", |s| s.paths().len() == 3).await;
+    let expected = ["/edge/7/all.ts?token=a%20b#0-9", "/edge/7/all.ts?token=a%20b#10-14", "/live/media.m3u8"];
+    assert_eq!(rig.sink.paths(), list(&expected));
+    let items = rig.sink.items();
+    assert_eq!(items[1].object.data[..], [10, 11, 12, 13, 14]);
+    assert_eq!(items[1].object.meta.etag.as_deref(), Some("\"v1\""));
+    assert_eq!(items[1].object.meta.cache_control.as_deref(), Some("max-age=9"));
+    let last = &items[2].object.meta;
+    assert_eq!(last.final_url, Some(rig.origin.url("/edge/7/media.m3u8?t=1").to_string()));
+}
+
+#[tokio::test]
+async fn origin_without_ranges_is_cut_here() {
+    let rig = rig(PLAIN, |o| {
+        let text =
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n#EXT-X-BYTERANGE:4@3\nall.ts\n#EXT-X-ENDLIST\n";
+        set_playlist(o, text);
+        o.set("/live/all.ts", Reply { ranges: false, ..Reply::ok("0123456789") });
+    })
+    .await;
+    rig.sink.wait("the segment", |s| s.media().len() == 1).await;
+    assert_eq!(rig.sink.items()[0].object.data, "3456");
+}
+
+#[tokio::test]
+async fn unchanged_playlists_are_asked_for_conditionally() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        o.set("/live/media.m3u8", Reply::ok(playlist(1, 3, &[])).header("etag", "\"one\""));
+    })
+    .await;
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    for _ in 0..500 {
+        if rig.origin.count("/live/media.m3u8") >= 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let conditional = rig
+        .origin
+        .requests()
+        .iter()
+        .filter(|(_, h)| h.get("if-none-match").is_some_and(|v| v == "\"one\""))
+        .count();
+    assert!(conditional >= 2, "{conditional}");
+    assert_eq!(rig.sink.paths().iter().filter(|p| p.ends_with("m3u8")).count(), 1, "one version, sent once");
+    assert_eq!(rig.status.origin_errors.load(Relaxed), 0, "304 is no trouble");
+}
+
+#[tokio::test]
+async fn stream_that_ends_is_finished() {
+    let mut rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        set_playlist(o, &playlist(1, 3, &[]));
+    })
+    .await;
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    set_playlist(&rig.origin, &format!("{}#EXT-X-ENDLIST\n", playlist(1, 4, &[])));
+    rig.tasks.join_next().await.expect("a task").expect("no panic");
+    let expected = [
+        "/live/seg1.ts",
+        "/live/seg2.ts",
+        "/live/seg3.ts",
+        "/live/media.m3u8",
+        "/live/seg4.ts",
+        "/live/media.m3u8",
+    ];
+    assert_eq!(rig.sink.paths(), list(&expected));
+}
+
+#[tokio::test]
+async fn dead_playlist_is_trouble_until_it_answers() {
+    let rig = rig(PLAIN, |o| segments(o, "/live", 1, 9)).await;
+    for _ in 0..500 {
+        if rig.status.origin_errors.load(Relaxed) > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(rig.status.origin_trouble.lock().expect("lock").is_some());
+    set_playlist(&rig.origin, &playlist(1, 3, &[]));
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    assert!(rig.status.origin_trouble.lock().expect("lock").is_none());
+}

@@ -1,0 +1,7 @@
+//! The sender against a scripted origin, as a program, and over real multicast on loopback.
+
+mod cli;
+mod end_to_end;
+mod live_hls;
+mod support;
+mod vod;
