@@ -86,6 +86,11 @@ impl<'a> ReferenceRewriter<'a> {
         ReferenceRewriter { base: Cow::Owned(base), served, map: self.map }
     }
 
+    /// The relative reference that leads to a path of the receiver.
+    pub(super) fn relative_to_served(&self, path: &str) -> String {
+        relative_reference(self.served.path(), path)
+    }
+
     /// See [`rewrite_reference`].
     pub(super) fn rewrite(&self, reference: &str) -> Option<String> {
         self.rewrite_as_seen(reference, Some(reference))

@@ -224,8 +224,7 @@ fn every_reference_of_the_corpus_arrives() {
 /// Where all references lie in the channel's folder, a second rewrite finds nothing to do.
 #[test]
 fn rewriting_twice_is_rewriting_once() {
-    let map =
-        ChannelMap::new("/o/", &Url::parse("https://cdn.example/").unwrap(), std::sync::Arc::new(|_| false));
+    let map = ChannelMap::new("/o/", &Url::parse("https://cdn.example/").unwrap(), Arc::new(|_| false));
     let served = map.to_local(&testing::base()).unwrap();
     let mut changed = 0;
     for (name, bytes) in testing::corpus("m3u8") {

@@ -1,5 +1,14 @@
 //! MPDs (ISO/IEC 23009-1): enumeration of segments and event-level rewriting with quick-xml; nothing is re-serialised.
 
+mod model;
+mod resolve;
+mod rewrite;
+mod segments;
+mod template;
+#[cfg(test)]
+mod tests;
+mod xml;
+
 use super::url::UrlMap;
 use super::{Edit, ManifestError};
 use crate::object::ByteRange;
@@ -87,7 +96,13 @@ impl Default for Addressing {
 
 /// What is needed to enumerate; opaque outside this module.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SegmentSource {}
+pub struct SegmentSource {
+    /// What relative references are resolved against; always there but in `default()`.
+    base: Option<Url>,
+    segmenting: model::Segmenting,
+    /// Sum of @availabilityTimeOffset, seconds; may be infinite.
+    availability_time_offset: f64,
+}
 
 /// One segment.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,42 +122,49 @@ pub struct Segment {
 }
 
 impl Mpd {
-    /// Reads an MPD that came from `url` (after redirects).
+    /// Reads an MPD that came from `url` (after redirects). Where an element has several BaseURL, the first counts.
+    ///
+    /// Bounded by [`crate::limits`]; a DOCTYPE is refused.
     pub fn parse(body: &[u8], url: &Url) -> Result<Mpd, ManifestError> {
-        let _ = (body, url);
-        todo!("helper manifest")
+        if body.len() > crate::limits::MANIFEST_BYTES {
+            return Err(ManifestError::Limit("MPD size"));
+        }
+        let text = std::str::from_utf8(body).map_err(|e| ManifestError::NotUtf8(e.valid_up_to()))?;
+        resolve::resolve(&model::read(text)?, url)
     }
 
     /// Initialization segment of a Representation with segments.
     pub fn init(&self, representation: &Representation) -> Option<(Url, Option<ByteRange>)> {
-        let _ = representation;
-        todo!("helper manifest")
+        segments::init(representation)
     }
 
     /// Media segments. Static: all. Dynamic: those available at `now` inside the time-shift buffer (SegmentTimeline: all that
-    /// are listed). Bounded by [`crate::limits::MPD_SEGMENTS`].
+    /// are listed). Bounded by [`crate::limits::MPD_SEGMENTS`]: beyond it a static MPD loses its end, a dynamic one what is
+    /// oldest.
     pub fn segments(&self, representation: &Representation, now: WallTime) -> Vec<Segment> {
-        let _ = (representation, now);
-        todo!("helper manifest")
+        segments::segments(self, representation, now)
     }
 
     /// Dynamic, $Number$ without timeline: when the next segment after `number` becomes available.
     pub fn next_available(&self, representation: &Representation, number: u64) -> Option<WallTime> {
-        let _ = (representation, number);
-        todo!("helper manifest")
+        segments::next_available(self, representation, number)
     }
 }
 
 /// What the receiver may do to an MPD besides URLs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RewriteOptions {
-    /// Replace `UTCTiming` values of the http schemes by this local path (`/time`).
+    /// Replace `UTCTiming` values of the schemes http-iso, http-xsdate and http-head by this local path (`/time`), which
+    /// must answer with a date in ISO 8601.
     pub time_path: Option<String>,
 }
 
-/// Edits that make every URL of the MPD (BaseURL, Location, PatchLocation, @media, @initialization, @index, @sourceURL, xlink:href
-/// of http(s)) lead through the receiver. Licence URLs, schemes and namespaces stay. Nothing outside the spans changes.
-/// An MPD without an absolute BaseURL whose relative references already lead there needs no edits.
+/// Edits that make every URL of the MPD (BaseURL, Location, PatchLocation, ContentSteering, @media, @initialization, @index,
+/// @bitstreamSwitching, @sourceURL, xlink:href of http(s)) lead through the receiver. Licence URLs, schemes and namespaces
+/// stay. Nothing outside the spans changes. An MPD without an absolute BaseURL whose relative references already lead there
+/// needs no edits.
+///
+/// Bounded by [`crate::limits`]; the text that is written is bounded too ([`crate::limits::MANIFEST_BYTES`]).
 pub fn rewrite(
     text: &str,
     base: &Url,
@@ -150,6 +172,5 @@ pub fn rewrite(
     map: &dyn UrlMap,
     options: &RewriteOptions,
 ) -> Result<Vec<Edit>, ManifestError> {
-    let _ = (text, base, served_path, map, options);
-    todo!("helper manifest")
+    rewrite::rewrite(text, base, served_path, map, options)
 }
