@@ -1,0 +1,120 @@
+//! The files in `packaging/` against the programs: flags, units, metric names.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
+use clap::CommandFactory as _;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn init_test(arguments: &[&str]) -> (bool, String) {
+    let script = root().join("packaging/openwrt/test-init.sh");
+    let output = Command::new("sh").arg(script).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text.into_owned())
+}
+
+#[test]
+fn the_openwrt_init_scripts_build_the_right_command_lines() {
+    let (good, text) = init_test(&[]);
+    assert!(good && text.matches("ok: ").count() == 6, "{text}");
+}
+
+/// The command line of the shipped OpenWrt configuration with every option switched on, and the flags in it.
+fn everything(program: &str) -> (Vec<String>, BTreeSet<String>) {
+    let (good, text) = init_test(&["--everything", program]);
+    assert!(good, "{text}");
+    let arguments: Vec<String> = text.lines().map(str::to_owned).collect();
+    let flags = arguments.iter().take_while(|a| *a != "--").filter(|a| a.starts_with("--"));
+    let flags = flags.map(|f| f.split('=').next().unwrap().to_owned()).collect();
+    (arguments, flags)
+}
+
+/// Every long flag of a program but those that make no sense in a service.
+fn flags_of(command: &clap::Command, not_for_services: &[&str]) -> BTreeSet<String> {
+    let long = command.get_arguments().filter_map(clap::Arg::get_long);
+    let long =
+        long.filter(|l| !not_for_services.contains(l) && !["help", "version", "log-format"].contains(l));
+    long.map(|l| format!("--{l}")).collect()
+}
+
+#[test]
+fn the_openwrt_configuration_of_the_sender_knows_every_flag() {
+    let (arguments, flags) = everything("sender");
+    mahp_sender::cli::Cli::command().try_get_matches_from(&arguments).unwrap();
+    let command = mahp_sender::cli::Cli::command();
+    assert_eq!(flags, flags_of(&command, &["dry-run", "json"]));
+}
+
+/// Every `"mahp_…"` in the sources of the programs.
+fn metrics_in_sources() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root().join("sender/src"), root().join("receiver/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                found.extend(names(&text, |before, after| before == Some('"') && after == Some('"')));
+            }
+        }
+    }
+    found
+}
+
+/// The words `mahp_sender_…`, `mahp_receiver_…` and `mahp_build_info` in `text` whose neighbours `fit`.
+fn names(text: &str, fit: impl Fn(Option<char>, Option<char>) -> bool) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("mahp_") {
+        let rest = &text[at..];
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+        let metric =
+            ["mahp_sender_", "mahp_receiver_", "mahp_build_info"].iter().any(|p| rest.starts_with(p));
+        if metric && fit(text[..at].chars().next_back(), rest[end..].chars().next()) {
+            found.insert(rest[..end].to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_dashboard_shows_every_metric() {
+    let text = std::fs::read_to_string(root().join("packaging/grafana/mahp.json")).unwrap();
+    let _: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let shown: BTreeSet<String> = names(&text, |_, _| true)
+        .into_iter()
+        .map(|n| n.strip_suffix("_bucket").map(str::to_owned).unwrap_or(n))
+        .collect();
+    let missing: Vec<String> = metrics_in_sources().difference(&shown).cloned().collect();
+    assert!(missing.is_empty(), "not on the dashboard: {missing:?}");
+}
+
+#[test]
+fn systemd_takes_the_units_without_a_word() {
+    if !Command::new("systemd-analyze").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        let why = "skipped: systemd-analyze is not here";
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        println!("{why}");
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("mahp-units-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for program in ["mahp-sender", "mahp-receiver"] {
+        let unit = format!("{program}.service");
+        let text = std::fs::read_to_string(root().join("packaging/systemd").join(&unit)).unwrap();
+        // The programs are not installed here, and systemd looks for them.
+        let text = text.replace(&format!("/usr/bin/{program}"), "/bin/true");
+        std::fs::write(folder.join(&unit), text).unwrap();
+        let output = Command::new("systemd-analyze").arg("verify").arg(folder.join(&unit)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Other units of the machine may be complained about.
+        let about: Vec<&str> = said.lines().filter(|l| l.contains(&unit)).collect();
+        assert!(about.is_empty(), "{said}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
