@@ -1,20 +1,19 @@
 //! Starts the tasks of a channel: a flow for each rendition, and what follows or goes through its origin.
 
-use crate::config::Config;
-use crate::description::{self, Published};
+use crate::config::ChannelConfig;
+use crate::description::{self, Issuer, Published};
 use crate::flow::{FlowSink, FlowTask, Shared};
 use crate::origin::dash_live::{self, MpdFollower};
 use crate::origin::discover::{Found, What};
 use crate::origin::live::{FollowOptions, follow, follow_manifest};
 use crate::origin::vod::{self, Timeline};
 use crate::origin::{Origin, dash, hls};
-use crate::plan::Plan;
+use crate::plan::{Plan, Planned, Planner};
 use crate::sink::ObjectSink;
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
 use mahp_common::Tsi;
-use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Rendition, Role};
 use mahp_common::session::send::SendConfig;
 use mahp_runtime::fetch::Fetcher;
@@ -27,46 +26,72 @@ use tokio_util::sync::CancellationToken;
 /// Everything that starting a channel needs.
 #[derive(Debug)]
 pub struct Channels {
-    /// As resolved; channels as in the plan.
-    pub config: Config,
-    /// What goes where.
-    pub plan: Plan,
+    /// Groups, TSIs, rates.
+    pub planner: Planner,
+    /// The session description.
+    pub issuer: Issuer,
+    /// Its current issue.
+    pub published: watch::Sender<Arc<Published>>,
     /// Counters.
     pub status: Arc<SenderStatus>,
     /// Socket, clock, encoders.
     pub shared: Shared,
     /// HTTP client.
     pub fetcher: Fetcher,
+    /// What carousels keep.
+    pub spool: Spool,
     /// Identity of this run.
     pub session: u64,
-    /// Signs FDT Instances.
-    pub key: SigningKey,
     /// Ends everything.
     pub stop: CancellationToken,
 }
 
 impl Channels {
-    /// Starts the announcement session.
-    pub fn announce(&self, tasks: &mut Tasks, published: watch::Receiver<Arc<Published>>) {
-        let (flow, config) =
-            description::announcement(&self.plan, self.session, self.first_toi(), self.key.clone());
-        let (task, sink) = FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config);
-        tasks.background("announcement flow", task.run(self.stop.clone()));
-        tasks.background("announcement", description::carry(Arc::new(sink), published));
-    }
-
-    /// Starts channel `index` of the plan.
-    pub fn start(&self, tasks: &mut Tasks, index: usize, found: Found, spool: &Spool) {
-        let channel = &self.plan.channels[index];
-        match (found.live, found.mpd.is_some()) {
-            (true, false) => self.live_hls(tasks, channel, index, found),
-            (true, true) => self.live_dash(tasks, channel, found),
-            (false, _) => self.vod(tasks, channel, index, &found, spool),
+    /// Plans and starts a channel whose origin answered only now, and describes it.
+    pub fn add(&mut self, tasks: &mut Tasks, config: &ChannelConfig, found: Found) {
+        match self.planner.add(config, &found) {
+            Ok(planned) => {
+                tracing::info!(channel = config.name, "its origin answers now");
+                self.status.add(&planned.channel);
+                self.issuer.description.channels.push(planned.channel.clone());
+                self.start(tasks, config, &planned, found);
+                self.issue();
+            }
+            Err(e) => tracing::error!(channel = config.name, "left out: {e}"),
         }
     }
 
-    fn live_hls(&self, tasks: &mut Tasks, channel: &Channel, index: usize, found: Found) {
-        let options = FollowOptions { carry_keys: self.config.channels[index].carry_keys };
+    /// Publishes the description with new times.
+    pub fn issue(&self) {
+        match self.issuer.issue(self.shared.clock.wall()) {
+            Ok(published) => {
+                self.published.send_replace(Arc::new(published));
+            }
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
+
+    /// Starts the announcement session.
+    pub fn announce(&self, tasks: &mut Tasks, plan: &Plan) {
+        let key = self.issuer.key.clone();
+        let (flow, config) = description::announcement(plan, self.session, self.first_toi(), key);
+        let (task, sink) = FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config);
+        tasks.background("announcement flow", task.run(self.stop.clone()));
+        tasks.background("announcement", description::carry(Arc::new(sink), self.published.subscribe()));
+    }
+
+    /// Starts a channel of the plan.
+    pub fn start(&self, tasks: &mut Tasks, config: &ChannelConfig, planned: &Planned, found: Found) {
+        let channel = &planned.channel;
+        match (found.live, found.mpd.is_some()) {
+            (true, false) => self.live_hls(tasks, channel, config, found),
+            (true, true) => self.live_dash(tasks, channel, found),
+            (false, _) => self.vod(tasks, planned, config, &found),
+        }
+    }
+
+    fn live_hls(&self, tasks: &mut Tasks, channel: &Channel, config: &ChannelConfig, found: Found) {
+        let options = FollowOptions { carry_keys: config.carry_keys };
         if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(channel)) {
             let (origin, sink) = self.flow(tasks, channel, r);
             tasks.background(
@@ -103,11 +128,11 @@ impl Channels {
         self.work(tasks, channel, r, mpd.run());
     }
 
-    fn vod(&self, tasks: &mut Tasks, channel: &Channel, index: usize, found: &Found, spool: &Spool) {
-        let config = &self.config.channels[index];
+    fn vod(&self, tasks: &mut Tasks, planned: &Planned, config: &ChannelConfig, found: &Found) {
+        let channel = &planned.channel;
         let timeline = Timeline {
             start: self.shared.clock.now(),
-            speed: self.plan.speeds[index],
+            speed: planned.speed,
             duration: vod_duration(found),
             repeat: config.repeat,
         };
@@ -130,7 +155,12 @@ impl Channels {
                 }
                 (What::Dash(_), None) => continue,
             };
-            self.work(tasks, channel, r, vod::carry(origin, sink, spool.clone(), made, rate_bps, timeline));
+            self.work(
+                tasks,
+                channel,
+                r,
+                vod::carry(origin, sink, self.spool.clone(), made, rate_bps, timeline),
+            );
         }
     }
 
@@ -160,7 +190,7 @@ impl Channels {
             repair_percent: r.flow.repair_percent,
             session: self.session,
             first_toi: self.first_toi(),
-            key: Some(self.key.clone()),
+            key: Some(self.issuer.key.clone()),
             ..SendConfig::new(r.flow.profile, r.flow.endpoint.tsi, repair_tsi, r.flow.rate_bps)
         };
         let (task, sink) = FlowTask::new(self.shared.clone(), status.clone(), &channel.name, &r.flow, config);

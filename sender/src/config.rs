@@ -482,3 +482,7 @@ impl ChannelSettings {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

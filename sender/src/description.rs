@@ -7,7 +7,6 @@ use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Flow, IN_BAND_LOCATION, SessionDescription, WireProfile};
 use mahp_common::session::send::SendConfig;
 use mahp_common::{Digest, Object, ObjectKind, ObjectMeta, Tsi, WallTime};
-use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tokio::time::sleep;
 /// Validity of a description from its issue.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// A new one is issued this often, so that a receiver never holds one that is nearly over.
-const RENEWAL: Duration = Duration::from_secs(3600);
+pub const RENEWAL: Duration = Duration::from_secs(3600);
 /// In band it is sent this often, when it is small.
 const IN_BAND_PAUSE: Duration = Duration::from_secs(1);
 /// Most that the announcement session may take on average, bit/s.
@@ -58,7 +57,7 @@ impl Issuer {
             expires: 0,
             public_key: key.verifying_key().to_base64(),
             announcement: Some(plan.announcement),
-            channels: plan.channels.clone(),
+            channels: plan.channels.iter().map(|p| p.channel.clone()).collect(),
         };
         Issuer { description, key }
     }
@@ -82,19 +81,6 @@ impl Issuer {
         let json: Bytes = description.seal(&self.key).map_err(refused)?.into();
         let etag = format!("\"{}\"", &Digest::of(&json).to_hex()[..32]);
         Ok(Published { etag, json, xml: Bytes::new(), sdp: Bytes::new() })
-    }
-}
-
-/// Issues again and again until dropped.
-pub async fn renew(issuer: Issuer, clock: Clock, current: watch::Sender<Arc<Published>>) {
-    loop {
-        sleep(RENEWAL).await;
-        match issuer.issue(clock.wall()) {
-            Ok(published) => {
-                current.send_replace(Arc::new(published));
-            }
-            Err(e) => tracing::error!("{e}"),
-        }
     }
 }
 

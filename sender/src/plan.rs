@@ -25,54 +25,86 @@ const OVERHEAD: f64 = 1.03;
 /// What is sent where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// As in the session description.
-    pub channels: Vec<Channel>,
-    /// VOD: media seconds per second, by channel.
-    pub speeds: Vec<f64>,
+    /// The channels, as in the session description.
+    pub channels: Vec<Planned>,
     /// Where the description is carried in band.
     pub announcement: Endpoint,
+}
+
+/// One channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    /// As in the session description.
+    pub channel: Channel,
+    /// VOD: media seconds per second.
+    pub speed: f64,
 }
 
 impl Plan {
     /// Sum of the declared maxima, bit/s of UDP payload.
     pub fn total_bps(&self) -> u64 {
-        self.channels.iter().flat_map(|c| &c.renditions).map(|r| r.flow.rate_bps).sum()
+        self.channels.iter().map(Planned::total_bps).sum()
     }
 }
 
-/// Makes the plan. `source`: the S to announce (none with ASM). `found` belongs to `config.channels`, in order.
-///
-/// # Errors
-/// `E-CONFIG`: the rate limit is too small for what must be sent. `E-GROUP`: `group-base` leaves too few groups.
-pub fn plan(config: &Config, found: &[Found], source: Option<IpAddr>) -> Result<Plan, StartupError> {
-    let mut places = Places::new(config, source);
-    let mut channels = Vec::new();
-    let mut speeds = Vec::new();
-    for (channel, found) in config.channels.iter().zip(found) {
-        let speed = vod_speed(channel, found);
-        channels.push(plan_channel(channel, found, speed, &mut places)?);
-        speeds.push(speed);
+impl Planned {
+    fn total_bps(&self) -> u64 {
+        self.channel.renditions.iter().map(|r| r.flow.rate_bps).sum()
     }
-    let names: Vec<&str> = config.channels.iter().map(|c| c.url.as_str()).collect();
-    let announcement = Endpoint {
-        source,
-        group: places.group(&format!("announcement {}", names.join(" ")))?,
-        port: config.port_base,
-        tsi: ANNOUNCEMENT_TSI,
-    };
-    let mut plan = Plan { channels, speeds, announcement };
-    if let Some(limit) = config.rate_limit {
-        limit_rates(&mut plan, limit)?;
+
+    /// What must be sent: live at real time, VOD at a tenth of its speed.
+    fn least_bps(&self) -> u64 {
+        self.channel.renditions.iter().map(|r| least_bps(self.channel.live, r)).sum()
     }
-    Ok(plan)
 }
 
-fn plan_channel(
-    config: &ChannelConfig,
-    found: &Found,
-    speed: f64,
-    places: &mut Places,
-) -> Result<Channel, StartupError> {
+/// Makes the plan, and adds channels to it later.
+#[derive(Debug)]
+pub struct Planner {
+    places: Places,
+    rate_limit: Option<u64>,
+    planned_bps: u64,
+}
+
+impl Planner {
+    /// A planner without channels. `source`: the S to announce (none with ASM).
+    pub fn new(config: &Config, source: Option<IpAddr>) -> Planner {
+        Planner { places: Places::new(config, source), rate_limit: config.rate_limit, planned_bps: 0 }
+    }
+
+    /// The plan of these channels; `found` belongs to `channels`, in order.
+    ///
+    /// # Errors
+    /// `E-CONFIG`: the rate limit is too small for what must be sent. `E-GROUP`: `group-base` leaves too few groups.
+    pub fn plan(&mut self, channels: &[ChannelConfig], found: &[Found]) -> Result<Plan, StartupError> {
+        let urls: Vec<&str> = channels.iter().map(|c| c.url.as_str()).collect();
+        let announcement = self.places.announcement(&urls.join(" "))?;
+        let planned = channels.iter().zip(found).map(|(c, f)| plan_channel(c, f, &mut self.places));
+        let mut plan = Plan { channels: planned.collect::<Result<_, _>>()?, announcement };
+        if let Some(limit) = self.rate_limit {
+            limit_rates(&mut plan.channels, limit)?;
+        }
+        self.planned_bps = plan.total_bps();
+        Ok(plan)
+    }
+
+    /// One channel more.
+    ///
+    /// # Errors
+    /// As [`Planner::plan`]; the rate limit counts less what was planned before.
+    pub fn add(&mut self, config: &ChannelConfig, found: &Found) -> Result<Planned, StartupError> {
+        let mut planned = [plan_channel(config, found, &mut self.places)?];
+        if let Some(limit) = self.rate_limit {
+            limit_rates(&mut planned, limit.saturating_sub(self.planned_bps))?;
+        }
+        let [planned] = planned;
+        self.planned_bps += planned.total_bps();
+        Ok(planned)
+    }
+}
+
+fn plan_channel(config: &ChannelConfig, found: &Found, places: &mut Places) -> Result<Planned, StartupError> {
+    let speed = vod_speed(config, found);
     let mut renditions = Vec::new();
     if let Some(manifest) = &found.manifest {
         let bitrate = (manifest.object.data.len() as u64).saturating_mul(4).max(8_000);
@@ -89,7 +121,7 @@ fn plan_channel(
         let flow = places.flow(config, &r.key, rate)?;
         renditions.push(rendition(r, flow));
     }
-    Ok(Channel {
+    let channel = Channel {
         name: config.name.clone(),
         title: config.title.clone(),
         format: found.format,
@@ -101,7 +133,8 @@ fn plan_channel(
         moq_url: None,
         target_duration_ms: u64::try_from(found.target_duration.as_millis()).unwrap_or(u64::MAX),
         renditions,
-    })
+    };
+    Ok(Planned { channel, speed })
 }
 
 fn manifest_rendition(url: &str, bitrate_bps: u64, flow: Flow) -> Rendition {
@@ -150,32 +183,37 @@ fn vod_speed(config: &ChannelConfig, found: &Found) -> f64 {
     }
 }
 
-fn limit_rates(plan: &mut Plan, limit: u64) -> Result<(), StartupError> {
-    let total = plan.total_bps();
+/// What a rendition must be given.
+fn least_bps(live: bool, r: &Rendition) -> u64 {
+    if !live {
+        return (r.flow.rate_bps / 10).max(1);
+    }
+    let repair = f64::from(r.flow.repair_percent) / 100.0;
+    r.flow.rate_bps.min(scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair) * LEAST_HEADROOM))
+}
+
+/// Takes headroom from all renditions alike until they fit.
+fn limit_rates(channels: &mut [Planned], limit: u64) -> Result<(), StartupError> {
+    let total: u64 = channels.iter().map(Planned::total_bps).sum();
+    let least: u64 = channels.iter().map(Planned::least_bps).sum();
     if total <= limit {
         return Ok(());
     }
-    let factor = limit as f64 / total as f64;
-    let mut need = 0;
-    for (channel, speed) in plan.channels.iter_mut().zip(&mut plan.speeds) {
-        for r in &mut channel.renditions {
-            let repair = f64::from(r.flow.repair_percent) / 100.0;
-            let least = scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair) * LEAST_HEADROOM);
-            need += least;
-            r.flow.rate_bps = scaled(r.flow.rate_bps, factor).max(1);
-            if channel.live && r.flow.rate_bps < least {
-                r.flow.rate_bps = 0;
-            }
-        }
-        *speed *= factor;
-    }
-    let short = plan.channels.iter().flat_map(|c| &c.renditions).any(|r| r.flow.rate_bps == 0);
-    if short {
+    if least > limit {
         return Err(StartupError::usage(
             "E-CONFIG",
-            format!("--rate-limit {} is too small: the renditions need {}", mbit(limit), mbit(need)),
+            format!("--rate-limit leaves {}, but the renditions need {}", mbit(limit), mbit(least)),
             "raise it, carry fewer renditions (--renditions), or lower --repair",
         ));
+    }
+    let share = (limit - least) as f64 / (total - least) as f64;
+    for planned in channels {
+        let before = planned.total_bps();
+        for r in &mut planned.channel.renditions {
+            let least = least_bps(planned.channel.live, r);
+            r.flow.rate_bps = least + scaled(r.flow.rate_bps - least, share);
+        }
+        planned.speed *= planned.total_bps() as f64 / before as f64;
     }
     Ok(())
 }
@@ -220,6 +258,7 @@ fn is_ssm(group: IpAddr) -> bool {
 }
 
 /// Hands out groups and TSIs: the same for the same URL at each start, never twice.
+#[derive(Debug)]
 struct Places {
     source: Option<IpAddr>,
     port: u16,
@@ -243,6 +282,11 @@ impl Places {
             groups: BTreeSet::new(),
             tsis: BTreeSet::new(),
         }
+    }
+
+    fn announcement(&mut self, urls: &str) -> Result<Endpoint, StartupError> {
+        let group = self.group(&format!("announcement {urls}"))?;
+        Ok(Endpoint { source: self.source, group, port: self.port, tsi: ANNOUNCEMENT_TSI })
     }
 
     fn flow(&mut self, config: &ChannelConfig, key: &str, rate_bps: u64) -> Result<Flow, StartupError> {
@@ -276,21 +320,30 @@ impl Places {
                 )
             });
         }
-        const LOW: u32 = 0x007f_ffff;
         let mut n = hash(key);
-        while n & LOW < 256 || !self.groups.insert(n & LOW) {
+        loop {
+            let (group, low) = self.candidate(n);
+            // 232.0.0.0/24 is reserved (RFC 4607 section 10.1).
+            if low >= 256 && self.groups.insert(low) {
+                return Ok(group);
+            }
             n = n.wrapping_add(1);
         }
-        Ok(match (self.ipv6, self.asm) {
-            (false, false) => Ipv4Addr::from_bits(0xe800_0000 | (n & 0x00ff_ffff)).into(),
-            (false, true) => Ipv4Addr::from_bits(0xefc0_0000 | (n & 0x0003_ffff)).into(),
-            (true, false) => {
-                Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000 | (n >> 16) as u16 & 0x7fff, n as u16).into()
-            }
-            (true, true) => {
-                Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x8000 | (n >> 16) as u16 & 0x7fff, n as u16).into()
-            }
-        })
+    }
+
+    /// A group for a number, and its low 23 bits.
+    fn candidate(&self, n: u32) -> (IpAddr, u32) {
+        const LOW: u32 = 0x007f_ffff;
+        let v4 = |bits: u32| (Ipv4Addr::from_bits(bits).into(), bits & LOW);
+        // Group IDs from 0x80000000 on are for dynamic use (RFC 3307 section 4.3).
+        let v6 =
+            |prefix: u128| (Ipv6Addr::from_bits(prefix << 112 | u128::from(n | 0x8000_0000)).into(), n & LOW);
+        match (self.ipv6, self.asm) {
+            (false, false) => v4(0xe800_0000 | n & 0x00ff_ffff),
+            (false, true) => v4(0xefc0_0000 | n & 0x0003_ffff),
+            (true, false) => v6(0xff3e),
+            (true, true) => v6(0xff15),
+        }
     }
 
     fn tsi(&mut self, key: &str) -> Tsi {
@@ -318,7 +371,7 @@ fn advance(base: IpAddr, n: u32) -> Option<IpAddr> {
 /// The plan for people: one line for each rendition.
 pub fn table(plan: &Plan) -> String {
     let mut out = String::new();
-    for (channel, speed) in plan.channels.iter().zip(&plan.speeds) {
+    for Planned { channel, speed } in &plan.channels {
         let kind = if channel.live { "live".to_owned() } else { format!("VOD at {speed:.1} x") };
         let _ = writeln!(out, "{} ({:?}, {kind}) {}", channel.name, channel.format, channel.manifest_url);
         for r in &channel.renditions {
@@ -337,7 +390,7 @@ pub fn table(plan: &Plan) -> String {
             );
         }
     }
-    let media: u64 = plan.channels.iter().flat_map(|c| &c.renditions).map(|r| r.bitrate_bps).sum();
+    let media: u64 = plan.channels.iter().flat_map(|c| &c.channel.renditions).map(|r| r.bitrate_bps).sum();
     let a = &plan.announcement;
     let _ = writeln!(out, "announcement         {}:{} tsi {}", a.group, a.port, a.tsi);
     let _ = writeln!(
@@ -348,3 +401,7 @@ pub fn table(plan: &Plan) -> String {
     );
     out
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

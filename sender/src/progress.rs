@@ -47,16 +47,11 @@ struct Meter {
 }
 
 fn lines(status: &SenderStatus, elapsed: Duration, meters: &mut BTreeMap<String, Meter>) -> Vec<String> {
-    let mut names: Vec<&str> = status.entries.iter().map(|e| e.channel.as_str()).collect();
-    names.dedup();
-    names
-        .into_iter()
-        .map(|name| line(name, &status.of_channel(name).collect::<Vec<_>>(), elapsed, meters))
-        .collect()
+    status.channels().iter().map(|(channel, entries)| line(&channel.name, entries, elapsed, meters)).collect()
 }
 
-fn line(name: &str, entries: &[&Entry], elapsed: Duration, meters: &mut BTreeMap<String, Meter>) -> String {
-    let sum = |f: &dyn Fn(&Entry) -> u64| entries.iter().map(|e| f(e)).sum::<u64>();
+fn line(name: &str, entries: &[Entry], elapsed: Duration, meters: &mut BTreeMap<String, Meter>) -> String {
+    let sum = |f: &dyn Fn(&Entry) -> u64| entries.iter().map(f).sum::<u64>();
     let bytes = sum(&|e| {
         e.status.source_bytes.load(Relaxed)
             + e.status.repair_bytes.load(Relaxed)

@@ -2,11 +2,11 @@
 //! are started here and in [`crate::channels`]; all have a name and are joined at the end.
 
 use crate::channels::Channels;
-use crate::config::Config;
+use crate::config::{ChannelConfig, Config};
 use crate::description::{self, Issuer};
 use crate::flow::Shared;
 use crate::origin::discover::{Found, discover};
-use crate::plan::{mbit, plan, table};
+use crate::plan::{Plan, Planner, mbit, table};
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
@@ -19,20 +19,28 @@ use mahp_runtime::udp::{self, Interface, MulticastSender, SendOptions};
 use mahp_runtime::{admin, notify, shutdown};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, interval_at, sleep};
+
+/// A channel whose origin did not answer at the start is asked for again this often.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Shows the plan and sends nothing.
 ///
 /// # Errors
 /// Those of [`run`] up to the plan.
 pub async fn dry_run(config: Config, json: bool) -> Result<(), StartupError> {
-    let clock = Clock::new();
-    let (config, found) = discover_all(&fetcher(), clock, config).await?;
+    let there = discover_all(&fetcher(), Clock::new(), &config).await?;
+    for (channel, e) in &there.missing {
+        eprintln!("{} is left out: {e}", channel.name);
+    }
     let source = announced(&config, local_place(&config).ok().map(|(_, source)| source));
-    let plan = plan(&config, &found, source)?;
+    let plan = Planner::new(&config, source).plan(&there.channels, &there.found)?;
     if json {
-        let value = serde_json::json!({ "channels": plan.channels, "announcement": plan.announcement, "total_bps": plan.total_bps() });
+        let channels: Vec<_> = plan.channels.iter().map(|p| &p.channel).collect();
+        let value = serde_json::json!({ "channels": channels, "announcement": plan.announcement, "total_bps": plan.total_bps() });
         println!("{value:#}");
     } else {
         print!("{}", table(&plan));
@@ -53,55 +61,105 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     let (interface, source) = local_place(&config)?;
     let metrics = admin::install_metrics();
     let (listener, http_address) = admin::bind(config.http, "the session description (--http)").await?;
-    let started = tokio::select! {
-        found = discover_all(&fetcher, clock, config) => found?,
+    let there = tokio::select! {
+        there = discover_all(&fetcher, clock, &config) => there?,
         () = stop.cancelled() => return Ok(()),
     };
-    let (config, found) = started;
-    let plan = plan(&config, &found, announced(&config, Some(source)))?;
-    let status = Arc::new(SenderStatus::new(&plan.channels));
-    let mut tasks = Tasks::default();
+    let mut planner = Planner::new(&config, announced(&config, Some(source)));
+    let plan = planner.plan(&there.channels, &there.found)?;
+    let status = Arc::new(SenderStatus::new());
+    plan.channels.iter().for_each(|p| status.add(&p.channel));
+    there.missing.iter().for_each(|(channel, e)| status.wait_for(&channel.name, &e.message));
     let admin_address = admin::serve(config.admin, metrics, status.clone(), stop.clone()).await?;
-
     let session = key::random_session(clock.wall())?;
-    let issuer = Issuer::new(&plan, &config.name, session, key.clone());
-    let (publish, published) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
-    let socket = MulticastSender::new(&SendOptions {
-        source,
-        interface: interface.clone(),
-        ttl: u32::from(config.ttl),
-        dscp: config.dscp,
-    })?;
+    let issuer = Issuer::new(&plan, &config.name, session, key);
+    let (published, described) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
+    let options = SendOptions { source, interface, ttl: u32::from(config.ttl), dscp: config.dscp };
+    let socket = Arc::new(MulticastSender::new(&options)?);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let shared = Shared { socket: Arc::new(socket), clock, encoders: Arc::new(Semaphore::new(cores)) };
-    let sender = Channels { config, plan, status, shared, fetcher, session, key, stop: stop.clone() };
+    let shared = Shared { socket, clock, encoders: Arc::new(Semaphore::new(cores)) };
+    let spool = Spool::new(config.spool_bytes);
+    let channels = Channels { planner, issuer, published, status, shared, fetcher, spool, session, stop };
 
-    banner(&sender, &interface, source, http_address, admin_address);
-    tasks.background("description server", http::serve(listener, published.clone()));
-    tasks.background("description renewal", description::renew(issuer, clock, publish));
-    tasks.background("progress", progress::report(sender.status.clone()));
-    sender.announce(&mut tasks, published);
-    let spool = Spool::new(sender.config.spool_bytes);
-    for (index, found) in found.into_iter().enumerate() {
-        sender.start(&mut tasks, index, found, &spool);
+    banner(&plan, &options, http_address, admin_address);
+    let mut tasks = Tasks::default();
+    tasks.background("description server", http::serve(listener, described));
+    tasks.background("progress", progress::report(channels.status.clone()));
+    channels.announce(&mut tasks, &plan);
+    for ((config, planned), found) in there.channels.iter().zip(&plan.channels).zip(there.found) {
+        channels.start(&mut tasks, config, planned, found);
     }
     notify::ready();
     notify::start_watchdog();
-    tasks.finish(&stop).await;
+    work(channels, tasks, there.missing.into_iter().map(|(channel, _)| channel).collect()).await;
     progress::finish();
     Ok(())
+}
+
+/// Until all channels have ended, or the signal: renews the description, and starts channels that were missing.
+async fn work(mut channels: Channels, mut tasks: Tasks, missing: Vec<ChannelConfig>) {
+    let (found, mut late) = mpsc::channel(1);
+    let retries =
+        retry(missing, channels.fetcher.clone(), channels.shared.clock, channels.status.clone(), found);
+    tasks.background("missing channels", retries);
+    let mut renewal = interval_at(Instant::now() + description::RENEWAL, description::RENEWAL);
+    let mut complete = false;
+    let stop = channels.stop.clone();
+    loop {
+        tokio::select! {
+            late = late.recv(), if !complete => match late {
+                Some((config, found)) => channels.add(&mut tasks, &config, found),
+                None => complete = true,
+            },
+            () = tasks.done(&stop), if complete || stop.is_cancelled() => break,
+            () = stop.cancelled(), if !complete => complete = true,
+            _ = renewal.tick() => channels.issue(),
+        }
+    }
+    channels.stop.cancel();
+    tasks.close().await;
+}
+
+/// Asks for missing channels again and again, until all are there.
+async fn retry(
+    mut missing: Vec<ChannelConfig>,
+    fetcher: Fetcher,
+    clock: Clock,
+    status: Arc<SenderStatus>,
+    found: mpsc::Sender<(ChannelConfig, Found)>,
+) {
+    while !missing.is_empty() {
+        sleep(RETRY).await;
+        let mut still = Vec::new();
+        for channel in missing {
+            match discover(&fetcher, clock, &channel).await {
+                Ok(there) => {
+                    // The receiver is gone only when the program stops.
+                    let _ = found.send((channel, there)).await;
+                }
+                Err(e) => {
+                    status.wait_for(&channel.name, &e.message);
+                    still.push(channel);
+                }
+            }
+        }
+        missing = still;
+    }
 }
 
 fn fetcher() -> Fetcher {
     Fetcher::new(concat!("mahp-sender/", env!("CARGO_PKG_VERSION")))
 }
 
-/// Discovers all channels at once. With several, those that fail are left out; with none left, the first error stops.
-async fn discover_all(
-    fetcher: &Fetcher,
-    clock: Clock,
-    mut config: Config,
-) -> Result<(Config, Vec<Found>), StartupError> {
+/// What answered at the start, and what did not.
+struct There {
+    channels: Vec<ChannelConfig>,
+    found: Vec<Found>,
+    missing: Vec<(ChannelConfig, StartupError)>,
+}
+
+/// Discovers all channels at once. When none answers, the first error stops the start.
+async fn discover_all(fetcher: &Fetcher, clock: Clock, config: &Config) -> Result<There, StartupError> {
     let mut loads = JoinSet::new();
     for (i, channel) in config.channels.iter().cloned().enumerate() {
         let fetcher = fetcher.clone();
@@ -112,27 +170,24 @@ async fn discover_all(
         results.extend(done.ok());
     }
     results.sort_by_key(|(i, _)| *i);
-    let mut first_error = None;
-    let (mut channels, mut found) = (Vec::new(), Vec::new());
+    let mut there = There { channels: Vec::new(), found: Vec::new(), missing: Vec::new() };
     for (i, result) in results {
+        let channel = config.channels[i].clone();
         match result {
-            Ok(f) => {
-                channels.push(config.channels[i].clone());
-                found.push(f);
+            Ok(found) => {
+                there.channels.push(channel);
+                there.found.push(found);
             }
-            Err(e) => {
-                if config.channels.len() > 1 {
-                    tracing::error!(channel = config.channels[i].name, "left out: {e}");
-                }
-                first_error.get_or_insert(e);
-            }
+            Err(e) => there.missing.push((channel, e)),
         }
     }
-    match first_error {
-        Some(e) if found.is_empty() => Err(e),
+    match there.missing.first() {
+        Some((_, e)) if there.found.is_empty() => Err(e.clone()),
         _ => {
-            config.channels = channels;
-            Ok((config, found))
+            for (channel, e) in &there.missing {
+                tracing::warn!(channel = channel.name, "not there yet: {}", e.message);
+            }
+            Ok(there)
         }
     }
 }
@@ -169,19 +224,19 @@ fn announced(config: &Config, source: Option<IpAddr>) -> Option<IpAddr> {
     config.announce_source.or(source).filter(|_| !config.asm)
 }
 
-fn banner(sender: &Channels, interface: &Interface, source: IpAddr, http: SocketAddr, admin: SocketAddr) {
-    let plan = &sender.plan;
-    let flows: usize = plan.channels.iter().map(|c| c.renditions.len()).sum();
-    let names: Vec<&str> = plan.channels.iter().map(|c| c.name.as_str()).collect();
+fn banner(plan: &Plan, options: &SendOptions, http: SocketAddr, admin: SocketAddr) {
+    let source = options.source;
+    let flows: usize = plan.channels.iter().map(|p| p.channel.renditions.len()).sum();
+    let names: Vec<&str> = plan.channels.iter().map(|p| p.channel.name.as_str()).collect();
     let host = if http.ip().is_unspecified() { SocketAddr::new(source, http.port()) } else { http };
-    let hops = match sender.config.ttl {
+    let hops = match options.ttl {
         1 => "TTL 1: this network only, --ttl raises it".to_owned(),
         ttl => format!("TTL {ttl}"),
     };
     println!("mahp-sender {}: {}", env!("CARGO_PKG_VERSION"), names.join(", "));
     println!(
         "sending {flows} flows from {source} on {}, at most {}; {hops}",
-        interface.name,
+        options.interface.name,
         mbit(plan.total_bps())
     );
     println!("receive: mahp-receiver http://{host}{WELL_KNOWN_PATH}");

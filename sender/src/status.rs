@@ -4,9 +4,9 @@ use mahp_common::catalog::{Channel, Rendition};
 use mahp_runtime::admin::Status;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use serde_json::{Value, json};
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Counters of one rendition. All count from the start of the program.
@@ -83,37 +83,60 @@ pub struct Entry {
     pub status: Arc<RenditionStatus>,
 }
 
-/// All renditions.
-#[derive(Debug)]
+/// All channels.
+#[derive(Debug, Default)]
 pub struct SenderStatus {
-    /// In the order of the description.
-    pub entries: Vec<Entry>,
-    channels: Vec<Channel>,
+    channels: RwLock<Vec<(Channel, Vec<Entry>)>>,
+    /// Channels that could not be started yet, and why.
+    waiting: RwLock<BTreeMap<String, String>>,
 }
 
 impl SenderStatus {
-    /// Counters at zero for these channels.
-    pub fn new(channels: &[Channel]) -> SenderStatus {
+    /// Without channels.
+    pub fn new() -> SenderStatus {
         describe_metrics();
-        let entry = |c: &Channel, r: &Rendition| Entry {
-            channel: c.name.clone(),
-            live: c.live,
+        SenderStatus::default()
+    }
+
+    /// Adds a channel with counters at zero.
+    pub fn add(&self, channel: &Channel) {
+        let entry = |r: &Rendition| Entry {
+            channel: channel.name.clone(),
+            live: channel.live,
             rendition: r.clone(),
             status: Arc::default(),
         };
-        let entries = channels.iter().flat_map(|c| c.renditions.iter().map(move |r| entry(c, r))).collect();
-        SenderStatus { entries, channels: channels.to_vec() }
+        let entries = channel.renditions.iter().map(entry).collect();
+        self.channels.write().unwrap_or_else(PoisonError::into_inner).push((channel.clone(), entries));
+        self.waiting.write().unwrap_or_else(PoisonError::into_inner).remove(&channel.name);
+    }
+
+    /// Notes why a channel could not be started yet.
+    pub fn wait_for(&self, channel: &str, why: &str) {
+        self.waiting
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(channel.to_owned(), why.to_owned());
     }
 
     /// Counters of a rendition.
     pub fn of(&self, channel: &str, rendition: &str) -> Arc<RenditionStatus> {
-        let found = self.entries.iter().find(|e| e.channel == channel && e.rendition.id == rendition);
-        found.map(|e| e.status.clone()).unwrap_or_default()
+        let found = self.entries().into_iter().find(|e| e.channel == channel && e.rendition.id == rendition);
+        found.map(|e| e.status).unwrap_or_default()
     }
 
-    /// Entries of a channel.
-    pub fn of_channel<'a>(&'a self, channel: &'a str) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().filter(move |e| e.channel == channel)
+    /// All renditions, channel by channel.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.channels().into_iter().flat_map(|(_, entries)| entries).collect()
+    }
+
+    /// All channels with their renditions.
+    pub fn channels(&self) -> Vec<(Channel, Vec<Entry>)> {
+        self.channels.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn waiting(&self) -> BTreeMap<String, String> {
+        self.waiting.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -161,13 +184,13 @@ fn rendition_json(entry: &Entry) -> Value {
 
 impl Status for SenderStatus {
     fn status(&self) -> Value {
-        let channel = |c: &Channel| {
-            let renditions: Vec<Value> = self.of_channel(&c.name).map(rendition_json).collect();
+        let channel = |(c, entries): &(Channel, Vec<Entry>)| {
+            let renditions: Vec<Value> = entries.iter().map(rendition_json).collect();
             json!({ "name": c.name, "title": c.title, "format": c.format, "live": c.live,
                     "manifest_url": c.manifest_url, "renditions": renditions })
         };
-        json!({ "program": "mahp-sender", "version": env!("CARGO_PKG_VERSION"),
-                "channels": self.channels.iter().map(channel).collect::<Vec<_>>() })
+        json!({ "program": "mahp-sender", "version": env!("CARGO_PKG_VERSION"), "waiting": self.waiting(),
+                "channels": self.channels().iter().map(channel).collect::<Vec<_>>() })
     }
 
     fn not_ready(&self) -> Vec<String> {
@@ -178,12 +201,13 @@ impl Status for SenderStatus {
             }
             None => None,
         };
-        self.entries.iter().filter_map(why).collect()
+        let waiting = self.waiting().into_iter().map(|(name, trouble)| format!("{name}: {trouble}"));
+        self.entries().iter().filter_map(why).chain(waiting).collect()
     }
 
     fn before_metrics(&self) {
         gauge!("mahp_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        for e in &self.entries {
+        for e in &self.entries() {
             let (s, c, r) = (&e.status, e.channel.clone(), e.rendition.id.clone());
             for (result, value) in
                 [("sent", &s.sent), ("late", &s.late), ("skipped", &s.skipped), ("failed", &s.failed)]

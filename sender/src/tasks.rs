@@ -34,8 +34,8 @@ impl Tasks {
         });
     }
 
-    /// Until all work is done, or `stop` and a moment more.
-    pub async fn finish(mut self, stop: &CancellationToken) {
+    /// Until all work is done, or `stop` and a moment more. Cancel safe.
+    pub async fn done(&mut self, stop: &CancellationToken) {
         let deadline = async {
             stop.cancelled().await;
             tokio::time::sleep(SHUTDOWN).await;
@@ -46,15 +46,19 @@ impl Tasks {
                 done = self.work.join_next() => match done {
                     Some(Ok(name)) => tracing::debug!(name, "ended"),
                     Some(Err(e)) => tracing::error!("task failed: {e}"),
-                    None => break,
+                    None => return,
                 },
                 () = &mut deadline => {
                     tracing::warn!(tasks = self.work.len(), "did not end in time");
-                    break;
+                    return;
                 }
             }
         }
-        stop.cancel();
+    }
+
+    /// Ends what is left and waits for it.
+    pub async fn close(mut self) {
+        self.work.shutdown().await;
         self.background.shutdown().await;
     }
 }

@@ -1,0 +1,98 @@
+use super::*;
+use serde_json::Value;
+
+fn keys(value: &impl Serialize) -> Vec<String> {
+    match serde_json::to_value(value).expect("serialised") {
+        Value::Object(map) => map.keys().cloned().collect(),
+        other => panic!("not a table: {other}"),
+    }
+}
+
+fn from_text(name: &str, text: &str, cli: Cli) -> Result<Config, StartupError> {
+    let path = std::env::temp_dir().join(format!("mahp-config-{name}-{}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("written");
+    let result = resolve(Cli { config: Some(path.clone()), ..cli });
+    std::fs::remove_file(path).expect("removed");
+    result
+}
+
+/// One channel, so that the configuration is complete.
+const CHANNEL: &str = "\n[[channel]]\nurl = \"http://h/live/news/master.m3u8\"\n";
+
+#[test]
+fn default_file_names_every_key_and_changes_nothing() {
+    let all = keys(&SenderSettings::default()).into_iter().chain(keys(&ChannelSettings::default()));
+    for key in all {
+        let set = DEFAULT_FILE.lines().any(|l| l.trim_start_matches('#').starts_with(&format!("{key} = ")));
+        assert!(set, "`{key}` is missing in the default file");
+    }
+    let cli = Cli { urls: vec!["http://h/live/news/master.m3u8".into()], ..Cli::default() };
+    let built_in = resolve(cli.clone()).expect("valid");
+    let from_file = from_text("default", DEFAULT_FILE, cli).expect("valid");
+    assert_eq!(format!("{built_in:?}"), format!("{from_file:?}"));
+}
+
+#[test]
+fn commented_examples_of_the_default_file_are_valid() {
+    let text: String = DEFAULT_FILE
+        .lines()
+        .map(|l| match l.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{l}\n"),
+        })
+        .collect();
+    // An IPv4 example and the IPv6 switch stand beside each other there; the switch is off.
+    let config = from_text("examples", &text, Cli::default()).expect("valid");
+    assert_eq!(config.channels.len(), 1);
+    assert_eq!(config.channels[0].name, "news");
+    assert_eq!(config.channels[0].vod_rate, Some(20_000_000));
+    assert_eq!(config.rate_limit, Some(50_000_000));
+}
+
+#[test]
+fn command_line_beats_channel_beats_defaults() {
+    let text = format!(
+        "[defaults]\nrepair = 20\nheadroom = 3.0\nloop = true\n{CHANNEL}repair = 30\nheadroom = 2.0\n"
+    );
+    let cli =
+        Cli { channel: ChannelSettings { headroom: Some(5.0), ..Default::default() }, ..Cli::default() };
+    let channel = &from_text("layers", &text, cli).expect("valid").channels[0];
+    assert_eq!(
+        (channel.headroom, channel.repair_percent, channel.repeat, channel.symbol_size),
+        (5.0, 30, true, 1344)
+    );
+}
+
+#[test]
+fn wrong_values_say_what_is_right() {
+    let cases = [
+        ("symbol-size = 1345", "symbol-size", "multiple of 8"),
+        ("repair = 500", "repair", "400"),
+        ("headroom = 0.5", "headroom", "1 to 100"),
+        ("channel-name = \"a/b\"", "channel-name", "letters"),
+    ];
+    for (i, (line, key, hint)) in cases.iter().enumerate() {
+        let error =
+            from_text(&format!("wrong-{i}"), &format!("{CHANNEL}{line}\n"), Cli::default()).expect_err(line);
+        assert_eq!((error.code, error.exit), ("E-CONFIG", 2));
+        assert!(error.message.contains(key) && error.hint.contains(hint), "{error}");
+    }
+    let error =
+        from_text("dscp", &format!("[sender]\ndscp = 64\n{CHANNEL}"), Cli::default()).expect_err("64");
+    assert!(error.message.contains("dscp"), "{error}");
+    let error = from_text("no-url", "[[channel]]\ntitle = \"x\"\n", Cli::default()).expect_err("no URL");
+    assert!(error.message.contains("url"), "{error}");
+}
+
+#[test]
+fn names_come_from_urls() {
+    let name = |url: &str| name_from(&Url::parse(url).expect("url"));
+    assert_eq!(name("http://h/live/news/master.m3u8?token=1"), "news");
+    assert_eq!(name("http://h/vod/bbb.mpd"), "bbb");
+    assert_eq!(name("https://cdn.example/master.m3u8"), "cdn-example");
+    assert_eq!(name("http://h/%20/index.m3u8"), "20");
+    let two =
+        Cli { urls: vec!["http://h/a/news.m3u8".into(), "http://h/b/news.m3u8".into()], ..Cli::default() };
+    let names: Vec<String> = resolve(two).expect("valid").channels.into_iter().map(|c| c.name).collect();
+    assert_eq!(names, ["news", "news-2"]);
+}
