@@ -28,6 +28,7 @@
 pub mod auth;
 pub mod catalog;
 pub mod drop;
+pub mod export;
 pub mod fec;
 pub mod ids;
 pub mod limits;

@@ -5,6 +5,7 @@ use crate::sink::{Item, ObjectSink};
 use bytes::Bytes;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Flow, IN_BAND_LOCATION, SessionDescription, WireProfile};
+use mahp_common::export;
 use mahp_common::session::send::SendConfig;
 use mahp_common::{Digest, Object, ObjectKind, ObjectMeta, Tsi, WallTime};
 use mahp_runtime::error::StartupError;
@@ -80,7 +81,8 @@ impl Issuer {
         description.validate().map_err(refused)?;
         let json: Bytes = description.seal(&self.key).map_err(refused)?.into();
         let etag = format!("\"{}\"", &Digest::of(&json).to_hex()[..32]);
-        Ok(Published { etag, json, xml: Bytes::new(), sdp: Bytes::new() })
+        let (xml, sdp) = (export::dvb_mabr_xml(&description), export::sdp(&description));
+        Ok(Published { etag, json, xml: xml.into(), sdp: sdp.into() })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Dates and durations of playlists and MPDs: ISO 8601 as XML Schema and HLS use it, and decimal seconds.
+//! Dates and durations of playlists, MPDs and session descriptions: ISO 8601 as XML Schema and HLS use it, and decimal
+//! seconds.
 
 use std::time::Duration;
 
@@ -99,6 +100,24 @@ fn split_zone(time: &str) -> Option<(&str, i64)> {
     };
     let (hours, minutes) = (number(hours, 1..=2)?, number(minutes, 1..=2)?);
     (hours <= 14 && minutes <= 59).then_some((clock, sign * (hours * 3600 + minutes * 60)))
+}
+
+/// ISO 8601 date and time in UTC, written with `+00:00` (MPEG-7 TimePoint knows no `Z`). Not beyond the year 9999.
+pub(crate) fn format_date_time(unix_seconds: u64) -> String {
+    const LAST: u64 = 253_402_300_799;
+    let seconds = unix_seconds.min(LAST);
+    let (mut days, seconds) = ((seconds / 86_400) as i64, seconds % 86_400);
+    let (mut year, mut month) = (1970, 1);
+    while days >= 365 + i64::from(is_leap(year)) {
+        days -= 365 + i64::from(is_leap(year));
+        year += 1;
+    }
+    while days >= days_in_month(year, month) {
+        days -= days_in_month(year, month);
+        month += 1;
+    }
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}+00:00", days + 1)
 }
 
 fn number(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<i64> {
@@ -202,7 +221,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn dates_are_written() {
+        assert_eq!(format_date_time(1_795_362_121), "2026-11-22T15:42:01+00:00");
+        assert_eq!(format_date_time(951_782_400), "2000-02-29T00:00:00+00:00");
+        assert_eq!(format_date_time(u64::MAX), "9999-12-31T23:59:59+00:00");
+    }
+
     proptest! {
+        #[test]
+        fn dates_read_back(seconds in 0u64..253_402_300_800) {
+            prop_assert_eq!(parse_date_time(&format_date_time(seconds)), Some(seconds * 1000));
+        }
+
         #[test]
         fn nothing_panics(text in "[PYMDTHSWZ0-9.:+ -]{0,40}|\\PC{0,20}") {
             let _ = (parse_seconds(&text), parse_duration(&text), parse_date_time(&text));

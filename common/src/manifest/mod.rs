@@ -4,7 +4,7 @@
 //! spans, [`url`] maps origin URLs to the receiver's paths and makes cache keys.
 
 pub mod dash;
-mod datetime;
+pub(crate) mod datetime;
 pub mod hls;
 #[cfg(test)]
 mod testing;
