@@ -46,25 +46,28 @@ pub struct Version {
 
 /// Whether this is a manifest as far as we know: named by the description, heard, or seen before. Else its content tells.
 pub fn is_known(front: &Front, ask: &Ask) -> bool {
-    let named = |url: &str| Url::parse(url).is_ok_and(|u| front.library.key(&u) == ask.key);
-    let by_description = ask.channel.as_ref().is_some_and(|c| {
-        named(&c.manifest_url) || c.renditions.iter().filter_map(|r| r.playlist_url.as_deref()).any(named)
-    });
-    by_description || front.memo.is_manifest(&ask.key) || front.library.manifest(&ask.url).is_some()
+    if let Some(channel) = &ask.channel {
+        front.memo.describe(channel, |url| front.library.key(url));
+    }
+    front.memo.is_manifest(&ask.key) || front.library.manifest(&ask.url).is_some()
 }
 
 /// Answers a request for a manifest.
 pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
     let start = Instant::now();
     let (found, waited) = Search::new(front, ask).run().await;
-    if waited {
-        front.served.hold(start.elapsed());
-    }
     match found {
-        Found::Version(version) => send(front, ask, version),
+        Found::Version(version) => {
+            // What a request to the origin takes is no hold.
+            if waited && version.source != Source::Unicast {
+                front.served.hold(start.elapsed());
+            }
+            send(front, ask, version)
+        }
         Found::Refused(refused) => media::pass_on(ask, &refused),
         Found::Nothing(refusal) => refusal.response(&ask.headers),
-        Found::NoManifest => media::serve(front, ask).await,
+        // Either may turn out to be the other, once.
+        Found::NoManifest => Box::pin(media::serve(front, ask)).await,
     }
 }
 

@@ -258,7 +258,14 @@ impl<'a> Hunt<'a> {
             }
             // For one viewer only, and it may not be this one.
             End::Private(_) => self.alone = true,
-            End::Manifest(fetched) => return Some(Got::Manifest(fetched)),
+            End::Manifest(fetched) => {
+                // It may name segments by another viewer's token, or be for one viewer only.
+                let mine = flight.is_some_and(|f| f.url == self.ask.url);
+                if mine && (self.alone || headers::may_store(&fetched.head.headers)) {
+                    return Some(Got::Manifest(fetched));
+                }
+                (self.exact, self.alone) = (true, mine);
+            }
             End::Large(large) => match large.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(large) => return Some(Got::Large(Box::new(large))),
                 None => self.alone = true,

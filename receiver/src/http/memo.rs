@@ -4,11 +4,13 @@
 use super::ask::Ask;
 use crate::library::ResourceKey;
 use crate::origin::flight::Fetched;
+use mahp_common::catalog::Channel;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+use url::Url;
 
 /// Manifests of origins kept; the oldest is forgotten.
 const VERSIONS_MAX: usize = 256;
@@ -72,6 +74,7 @@ struct State {
     keys: Bounded<ResourceKey, ()>,
     variables: Bounded<ResourceKey, Variables>,
     listed: Bounded<ResourceKey, u64>,
+    described: Bounded<String, Arc<Channel>>,
 }
 
 /// See the module.
@@ -89,6 +92,7 @@ impl Default for Memo {
                 keys: Bounded::new(KNOWN_MAX),
                 variables: Bounded::new(PLAYLISTS_MAX),
                 listed: Bounded::new(PLAYLISTS_MAX),
+                described: Bounded::new(PLAYLISTS_MAX),
             }),
         }
     }
@@ -127,6 +131,19 @@ impl Memo {
     /// Whether it was seen to be a manifest.
     pub fn is_manifest(&self, key: &ResourceKey) -> bool {
         self.lock().manifests.entries.contains_key(key)
+    }
+
+    /// Notes the manifests that a description names for a channel, once for each version of it.
+    pub fn describe(&self, channel: &Arc<Channel>, key: impl Fn(&Url) -> ResourceKey) {
+        let mut state = self.lock();
+        if state.described.entries.get(&channel.name).is_some_and(|c| Arc::ptr_eq(c, channel)) {
+            return;
+        }
+        let _ = state.described.insert(channel.name.clone(), channel.clone());
+        let playlists = channel.renditions.iter().filter_map(|r| r.playlist_url.as_deref());
+        for url in playlists.chain([channel.manifest_url.as_str()]).filter_map(|u| Url::parse(u).ok()) {
+            let _ = state.manifests.insert(key(&url), ());
+        }
     }
 
     /// It is none after all.

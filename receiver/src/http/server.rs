@@ -78,8 +78,6 @@ where
         .header_read_timeout(HEADERS_TIMEOUT)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES)
-        // Players close their sending side early.
-        .half_close(true)
         .serve_connection(io, service)
 }
 

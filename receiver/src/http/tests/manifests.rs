@@ -313,6 +313,22 @@ async fn tokens_of_manifests_are_not_mixed_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_manifest_found_by_another_viewers_download_is_asked_for_again() {
+    let rig = Arc::new(Rig::new());
+    let url = "https://cdn.example/live/v/list.php";
+    for token in ["a", "b"] {
+        let body = media(1, 3).replace(".ts", &format!(".ts?token={token}"));
+        rig.web.script(&format!("{url}?token={token}"), [Script::body(&text(&body)).after(100)]);
+    }
+    let other = rig.clone();
+    let other = tokio::spawn(async move { other.get("/live/news/v/list.php?token=a").await.text() });
+    tokio::task::yield_now().await;
+    let seen = rig.get("/live/news/v/list.php?token=b").await.text();
+    assert!(seen.contains("token=b") && !seen.contains("token=a"), "{seen}");
+    assert!(other.await.unwrap().contains("token=a"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_are_counted_as_keys() {
     let rig = Rig::new();
     let body = media(1, 2).replace("#EXT-X-FOO", "#EXT-X-KEY:METHOD=AES-128,URI=\"k.bin\"\n#EXT-X-FOO");

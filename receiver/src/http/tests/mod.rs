@@ -5,4 +5,5 @@ mod ladder;
 mod manifests;
 mod ranges;
 mod rig;
+mod web;
 mod wire;

@@ -63,9 +63,16 @@ pub(crate) struct FakeState {
     pub(crate) complete_after: Option<(u64, Bytes)>,
     pub(crate) put: Vec<ObjectMeta>,
     pub(crate) taught: Vec<(String, Vec<String>)>,
+    /// 8 s if not set.
+    pub(crate) budget: Option<Duration>,
 }
 
 impl FakeLibrary {
+    pub(crate) fn new(clock: Clock) -> FakeLibrary {
+        let state = FakeState { channels: vec![Arc::new(channel())], ..FakeState::default() };
+        FakeLibrary { state: Mutex::new(state), version: watch::channel(0).0, clock }
+    }
+
     pub(crate) fn forecast(&self, url: &str, availability: Availability) {
         self.state.lock().unwrap().forecast.insert(url.into(), availability);
         self.bump();
@@ -187,7 +194,7 @@ impl Library for FakeLibrary {
         self.state.lock().unwrap().taught.push((playlist.to_string(), segments));
     }
     fn hold_budget(&self, _: &Url) -> Duration {
-        Duration::from_secs(8)
+        self.state.lock().unwrap().budget.unwrap_or(Duration::from_secs(8))
     }
 }
 
