@@ -1,9 +1,11 @@
 //! Who may ask, and which origins may be asked: never an open proxy.
 
+use mahp_common::catalog::Channel;
 use mahp_runtime::guard::is_local_peer;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use url::Url;
 
 /// A network: `192.0.2.0/24`, `2001:db8::/32`, or one address.
@@ -59,6 +61,12 @@ impl fmt::Display for Network {
 pub fn may_ask(peer: IpAddr, allow_from: &[Network]) -> bool {
     let peer = peer.to_canonical();
     is_local_peer(peer) || allow_from.iter().any(|n| n.contains(peer))
+}
+
+/// Whether a channel's prefix is of the same scheme, host and port.
+pub fn is_channel_host(channels: &[Arc<Channel>], url: &Url) -> bool {
+    let mut prefixes = channels.iter().flat_map(|c| &c.prefixes);
+    prefixes.any(|p| Url::parse(p).is_ok_and(|p| p.origin() == url.origin()))
 }
 
 /// Origins that are allowed besides those of channels.

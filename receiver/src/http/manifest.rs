@@ -80,7 +80,7 @@ pub async fn serve_fetched(front: &Arc<Front>, ask: &Ask, fetched: Arc<Fetched>)
 fn send(front: &Arc<Front>, ask: &Ask, version: Version) -> Response<Body> {
     let Version { body, base, source, status, age, private, others } = version;
     let rendered = render::render(front, ask, &body, &base).unwrap_or_else(|e| {
-        tracing::debug!(url = %ask.url, error = %e, "manifest passed on unread");
+        tracing::debug!(key = %ask.key.0, error = %e, "manifest passed on unread");
         Rendered::as_it_is(body)
     });
     let entity = Entity {
@@ -167,12 +167,12 @@ impl<'a> Search<'a> {
             let wake = if heard.is_some() { wake.min(self.patience.max(now)) } else { wake };
             tokio::select! {
                 biased;
-                () = media::changed(&mut changes) => {}
                 end = media::ended(self.flight.as_ref()) => {
                     if let Some(found) = self.landed(end) {
                         return (found, waited);
                     }
                 }
+                () = media::changed(&mut changes) => {}
                 () = sleep_until(wake.min(self.deadline)) => {}
             }
             waited = true;

@@ -160,12 +160,12 @@ impl<'a> Hunt<'a> {
             };
             tokio::select! {
                 biased;
-                () = changed(&mut changes) => {}
                 end = ended(self.flight.as_ref()) => {
                     if let Some(got) = self.landed(end, &available) {
                         return got;
                     }
                 }
+                () = changed(&mut changes) => {}
                 () = sleep_until(wake) => {}
             }
         }
@@ -595,6 +595,7 @@ impl Front {
     /// Which addresses a fetch of this URL may end at.
     pub(super) fn reach(&self, url: &url::Url, foreign: bool) -> Reach {
         let listed = self.options.allow_origins.listing(url) == Some(super::access::Listing::ByName);
-        if foreign && !listed { Reach::Public } else { Reach::Any }
+        let named = !foreign || listed || super::access::is_channel_host(&self.library.channels(), url);
+        if named { Reach::Any } else { Reach::Public }
     }
 }

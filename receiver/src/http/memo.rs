@@ -155,7 +155,9 @@ impl Memo {
     pub fn remember_keys(&self, keys: impl IntoIterator<Item = ResourceKey>) {
         let distinct: HashSet<ResourceKey> = keys.into_iter().collect();
         let mut state = self.lock();
-        distinct.into_iter().for_each(|key| drop(state.keys.insert(key, ())));
+        for key in distinct {
+            let _ = state.keys.insert(key, ());
+        }
     }
 
     /// Whether a playlist named this as a decryption key.

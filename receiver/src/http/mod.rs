@@ -59,6 +59,8 @@ pub struct Options {
     pub allow_origins: HostList,
     /// Which variants are offered.
     pub rungs: Rungs,
+    /// List live segments as soon as they are on their way, not only when they are here.
+    pub low_latency: bool,
     /// Whether origins may be asked at all.
     pub unicast: bool,
     /// Bounds of memory for downloads.
@@ -73,6 +75,7 @@ impl Default for Options {
             allow_from: Vec::new(),
             allow_origins: HostList::default(),
             rungs: Rungs::default(),
+            low_latency: false,
             unicast: true,
             bounds: Bounds::default(),
             connections: 1024,
@@ -127,8 +130,11 @@ impl Front {
             .unwrap_or(HeaderValue::from_static("1.1 mahp"));
         let origins = Origins::new(upstream, library.clone(), served.clone(), options.bounds, via.clone());
         let (known, listed) = (library.clone(), options.allow_origins.clone());
-        let allow: Allow =
-            Arc::new(move |url: &Url| known.channel_of(url).is_some() || listed.listing(url).is_some());
+        let allow: Allow = Arc::new(move |url: &Url| {
+            known.channel_of(url).is_some()
+                || listed.listing(url).is_some()
+                || access::is_channel_host(&known.channels(), url)
+        });
         Arc::new(Front { library, origins, served, clock, options, extra, memo: Memo::default(), allow, via })
     }
 
@@ -138,6 +144,7 @@ impl Front {
         let is_head = parts.method == Method::HEAD;
         let (label, mut response) = self.dispatch(parts, ends).await;
         let code = response.status().as_u16().to_string();
+        tracing::trace!(route = label, %code, "answered");
         metrics::counter!("mahp_receiver_http_requests_total", "route" => label, "code" => code).increment(1);
         if is_head {
             without_body(&mut response);

@@ -184,7 +184,11 @@ fn trim(front: &Front, segments: &[Named]) -> usize {
         let fetchable = front.options.unicast && front.origins.is_healthy(url);
         match listing(&front.library.demand(url, *range), now) {
             Listing::Here => return trimmed,
-            Listing::Coming if kept_back < KEPT_BACK_MAX && left > SEGMENTS_MIN => kept_back += 1,
+            Listing::Coming
+                if !front.options.low_latency && kept_back < KEPT_BACK_MAX && left > SEGMENTS_MIN =>
+            {
+                kept_back += 1;
+            }
             Listing::Coming => return trimmed,
             Listing::Absent if fetchable || left == 1 => return trimmed,
             Listing::Absent => {}

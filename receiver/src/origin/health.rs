@@ -39,6 +39,11 @@ impl Health {
         host.first_byte_secs += WEIGHT * (after.as_secs_f64() - host.first_byte_secs);
     }
 
+    /// It refused, but it answers.
+    pub fn refused(&mut self, host: &str, now: Instant) {
+        self.host(host, now).failed_at = None;
+    }
+
     /// A body of `bytes` came in `took`.
     pub fn transferred(&mut self, host: &str, now: Instant, bytes: u64, took: Duration) {
         if bytes >= RATE_BYTES_MIN {

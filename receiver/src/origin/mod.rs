@@ -289,6 +289,7 @@ impl Origins {
         if let FetchError::Status { status: status @ 400..=499, headers, .. } = error
             && !matches!(status, 408 | 425 | 429)
         {
+            self.health().refused(host(url), Instant::now());
             let headers = HeaderMap::clone(headers);
             return End::Refused(Arc::new(Refused { url: url.clone(), status: *status, headers }));
         }

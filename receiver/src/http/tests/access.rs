@@ -1,10 +1,12 @@
 //! Who may ask for what: no open proxy, no way into private networks, and targets that try.
 
-use super::rig::{Rig, SEGMENT, Script, bytes};
+use super::rig::{Rig, SEGMENT, Script, bytes, channel};
 use crate::http::access::HostList;
 use crate::http::{Ends, Options};
 use crate::origin::upstream::Reach;
 use http::{Method, Request, Uri, header};
+use mahp_common::catalog::Channel;
+use std::sync::Arc;
 
 fn listed(hosts: &[&str]) -> Rig {
     let rig = Rig::with(Options { allow_origins: HostList::new(hosts).unwrap(), ..Options::default() });
@@ -44,6 +46,14 @@ async fn listed_hosts_are_fetched_and_patterns_only_from_public_addresses() {
     rig.web.script(SEGMENT, [Script::body(&bytes(10))]);
     assert_eq!(rig.get("/https/cdn.example/live/v/1.ts").await.status.as_u16(), 200);
     assert_eq!(rig.web.asked().last().unwrap().reach, Reach::Any);
+    // A channel's host may be private, at any path, but not at any port.
+    rig.library.state.lock().unwrap().allowed.push("cdn.example".into());
+    rig.library.state.lock().unwrap().channels =
+        vec![Arc::new(Channel { prefixes: vec!["https://cdn.example/live/".into()], ..channel() })];
+    rig.get("/https/cdn.example/other").await;
+    assert_eq!(rig.web.asked().last().unwrap().reach, Reach::Any);
+    rig.get("/https/cdn.example:444/other").await;
+    assert_eq!(rig.web.asked().last().unwrap().reach, Reach::Public);
 }
 
 #[tokio::test(start_paused = true)]

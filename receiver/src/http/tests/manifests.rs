@@ -219,6 +219,14 @@ async fn the_live_edge_is_where_the_bytes_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn low_latency_lists_what_is_on_its_way() {
+    let rig = Rig::with(Options { low_latency: true, ..Options::default() });
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.library.forecast(&segment(15), Availability::Expected { until: rig.at(3000) });
+    assert_eq!(listed(&rig).await, 6);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_listed_stays_listed() {
     let rig = Rig::with(Options { unicast: false, ..Options::default() });
     rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);

@@ -255,7 +255,9 @@ impl Script {
         self
     }
     pub(crate) fn header(self, name: HeaderName, value: &str) -> Script {
-        self.with(|s| drop(s.headers.append(name, HeaderValue::from_str(value).unwrap())))
+        self.with(|s| {
+            s.headers.append(name, HeaderValue::from_str(value).unwrap());
+        })
     }
 }
 

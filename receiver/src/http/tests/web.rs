@@ -3,7 +3,6 @@
 use super::rig::{FakeLibrary, bytes, channel};
 use crate::http::access::HostList;
 use crate::http::{Front, Options, server};
-use crate::library::Library;
 use crate::origin::upstream::Web;
 use crate::served::Served;
 use bytes::Bytes;
@@ -81,10 +80,8 @@ impl Stage {
             prefixes: vec![format!("http://{origin}/live/")],
             ..channel()
         })];
-        let mut state = library.state.lock().unwrap();
-        state.allowed.push("localhost".into());
-        state.budget = Some(std::time::Duration::from_millis(800));
-        drop(state);
+        library.state.lock().unwrap().allowed.push("localhost".into());
+        library.state.lock().unwrap().budget = Some(std::time::Duration::from_millis(800));
         let options = Options { allow_origins: HostList::new(allow).unwrap(), ..Options::default() };
         let web =
             Web::new(Fetcher::new("mahp-test"), Fetcher::guarded("mahp-test", options.allow_origins.names()));
