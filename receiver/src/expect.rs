@@ -6,7 +6,7 @@
 
 use crate::library::ResourceKey;
 use mahp_common::session::recv::Progress;
-use mahp_common::{ObjectKind, Time, Toi};
+use mahp_common::{ObjectKind, Time};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -76,8 +76,9 @@ pub enum Verdict {
 
 #[derive(Clone, Copy, Debug)]
 struct Announced {
-    toi: Toi,
     at: Time,
+    /// Listed first in its FDT Instance: it was being sent when it was described.
+    begun: bool,
     /// For parts of a file: the last byte heard of so far.
     last_byte: Option<u64>,
 }
@@ -89,7 +90,6 @@ pub struct Hearing {
     target: Duration,
     joined_at: Time,
     last_packet: Option<Time>,
-    newest_toi: Option<Toi>,
     starts: VecDeque<Time>,
     announced: Bounded<Announced>,
     listed: Bounded<()>,
@@ -106,7 +106,6 @@ impl Hearing {
             target,
             joined_at,
             last_packet: None,
-            newest_toi: None,
             starts: VecDeque::new(),
             announced: Bounded::default(),
             listed: Bounded::default(),
@@ -123,9 +122,8 @@ impl Hearing {
         self.started = None;
     }
 
-    /// The sender was restarted: TOIs and cadence begin anew.
+    /// The sender was restarted: cadence begins anew.
     pub fn new_session(&mut self) {
-        self.newest_toi = None;
         self.starts.clear();
         self.announced = Bounded::default();
     }
@@ -140,25 +138,22 @@ impl Hearing {
         self.last_packet
     }
 
-    /// An FDT Instance described an object for the first time. `last_byte`: of its range, when it is a part of a file.
+    /// An FDT Instance described an object for the first time. `newest`: it is being sent now; others were sent before.
+    /// `last_byte`: of its range, when it is a part of a file.
     pub fn announced(
         &mut self,
         now: Time,
-        toi: Toi,
         key: &ResourceKey,
         kind: ObjectKind,
+        newest: bool,
         last_byte: Option<u64>,
     ) {
-        let newest = self.newest_toi.is_none_or(|n| toi > n);
-        if newest {
-            self.newest_toi = Some(toi);
-        }
         let before = self.announced.get(key).and_then(|a| a.last_byte);
-        self.announced.insert(key, Announced { toi, at: now, last_byte: last_byte.max(before) });
+        let entry = Announced { at: now, begun: newest, last_byte: last_byte.max(before) };
+        self.announced.insert(key, entry);
         if kind != ObjectKind::Media || !newest {
             return;
         }
-        // The FDT Instance heard first lists several objects at once: one start.
         if self.starts.back().is_none_or(|last| now - *last >= Duration::from_millis(50)) {
             self.starts.push_back(now);
         }
@@ -183,7 +178,7 @@ impl Hearing {
         if self.started.is_some() {
             let order = &self.order;
             let since = self.joined_at;
-            let begun = self.announced.iter().filter(|(_, a)| a.at >= since);
+            let begun = self.announced.iter().filter(|(_, a)| a.begun && a.at >= since);
             self.started = begun.filter_map(|(key, _)| order.at.get(key)).copied().max().or(self.started);
         }
     }
@@ -217,7 +212,7 @@ impl Hearing {
             return Verdict::NotComing(Absent::Silent);
         }
         let announced = self.announced.get(key);
-        if let Some(a) = announced.filter(|a| self.newest_toi == Some(a.toi) && now - a.at < START_MAX)
+        if let Some(a) = announced.filter(|a| a.begun && now - a.at < START_MAX)
             && a.last_byte.is_none_or(|last| first_byte.is_none_or(|first| first <= last))
         {
             return Verdict::Expected { until: a.at + START_MAX };

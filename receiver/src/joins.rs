@@ -32,6 +32,17 @@ pub enum Policy {
     Always,
 }
 
+/// A rendition on offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The rendition.
+    pub key: RenditionKey,
+    /// Of role manifest: wanted while any of its channel is.
+    pub is_manifest: bool,
+    /// Joined whatever the policy (foreign senders: what they send is known only by listening).
+    pub always: bool,
+}
+
 /// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -44,6 +55,7 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 struct Entry {
     is_manifest: bool,
+    always: bool,
     joined: bool,
     wanted_at: Option<Time>,
     left_at: Option<Time>,
@@ -67,26 +79,27 @@ impl Joins {
         Joins { policy, entries: BTreeMap::new(), effects: VecDeque::new() }
     }
 
-    /// The renditions on offer now (`true` = of role manifest). What is not offered any more is left; `changed` ones are
-    /// left and, if wanted, joined again (their groups moved).
-    pub fn offer(&mut self, now: Time, renditions: &[(RenditionKey, bool)], changed: &[RenditionKey]) {
+    /// The renditions on offer now. What is not offered any more is left; `changed` ones are left and, if wanted, joined
+    /// again (their groups moved).
+    pub fn offer(&mut self, now: Time, renditions: &[Offer], changed: &[RenditionKey]) {
         let gone: Vec<RenditionKey> =
-            self.entries.keys().filter(|k| !renditions.iter().any(|(r, _)| r == *k)).cloned().collect();
+            self.entries.keys().filter(|k| !renditions.iter().any(|r| r.key == **k)).cloned().collect();
         for key in gone {
             if self.entries.remove(&key).is_some_and(|e| e.joined) {
                 self.effects.push_back(Effect::Leave(key));
             }
         }
-        for (key, is_manifest) in renditions {
+        for Offer { key, is_manifest, always } in renditions {
             let entry = self.entries.entry(key.clone()).or_insert(Entry {
                 is_manifest: *is_manifest,
+                always: *always,
                 joined: false,
                 wanted_at: None,
                 left_at: None,
                 patience: 0,
                 retry: None,
             });
-            entry.is_manifest = *is_manifest;
+            (entry.is_manifest, entry.always) = (*is_manifest, *always);
             if changed.contains(key) && entry.joined {
                 self.effects.push_back(Effect::Leave(key.clone()));
                 entry.joined = false;
@@ -187,6 +200,7 @@ impl Joins {
 impl Entry {
     fn wanted(&self, policy: Policy, now: Time) -> bool {
         match policy {
+            _ if self.always => true,
             Policy::Always => true,
             Policy::OnDemand { idle } => {
                 self.wanted_at.is_some_and(|at| now - at < idle * 2u32.pow(self.patience))
@@ -205,13 +219,17 @@ mod tests {
         RenditionKey::new(channel, rendition)
     }
 
+    fn offer(channel: &str, rendition: &str, is_manifest: bool) -> Offer {
+        Offer { key: key(channel, rendition), is_manifest, always: false }
+    }
+
     fn offered(policy: Policy) -> Joins {
         let mut joins = Joins::new(policy);
         let all = [
-            (key("news", "manifest"), true),
-            (key("news", "high"), false),
-            (key("news", "low"), false),
-            (key("film", "only"), false),
+            offer("news", "manifest", true),
+            offer("news", "high", false),
+            offer("news", "low", false),
+            offer("film", "only", false),
         ];
         joins.offer(Time::ZERO, &all, &[]);
         joins
@@ -305,13 +323,21 @@ mod tests {
         joins.demand(at(0), &key("news", "low"));
         joins.demand(at(0), &key("news", "high"));
         drain(&mut joins);
-        let now = [(key("news", "manifest"), true), (key("news", "low"), false)];
+        let now = [offer("news", "manifest", true), offer("news", "low", false)];
         joins.offer(at(5), &now, &[key("news", "low")]);
         assert_eq!(drain(&mut joins), ["-news/high", "-news/low", "+news/low"]);
         joins.leave_all();
         assert_eq!(drain(&mut joins), ["-news/low", "-news/manifest"]);
         joins.tick(at(6));
         assert_eq!(drain(&mut joins), Vec::<String>::new());
+    }
+
+    #[test]
+    fn foreign_renditions_are_joined_without_demand() {
+        let mut joins = Joins::new(Policy::OnDemand { idle: IDLE });
+        joins.offer(at(0), &[Offer { always: true, ..offer("x", "y", false) }], &[]);
+        joins.tick(at(1000));
+        assert_eq!(drain(&mut joins), ["+x/y"]);
     }
 
     #[test]

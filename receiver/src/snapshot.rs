@@ -35,6 +35,53 @@ pub struct Snapshot {
     pub totals: Totals,
 }
 
+impl Snapshot {
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let t = &self.totals;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let offload =
+            t.offload.map_or_else(String::new, |o| format!(", {:.0} % of it spared the uplink", o * 100.0));
+        let mut out = format!(
+            "mahp-receiver {}, up {} s: {} viewers, {:.1} MiB served{offload}, {:.1} Mbit/s received, store {:.1} of {:.1} MiB\n",
+            self.version,
+            self.uptime_ms / 1000,
+            t.viewers,
+            mib(t.served.total()),
+            t.rate_bps as f64 / 1e6,
+            mib(t.store_bytes),
+            mib(t.store_limit_bytes),
+        );
+        for s in self.sessions.iter().filter(|s| !s.ok || !s.error.is_empty()) {
+            out.push_str(&format!("session {}: {}\n", s.origin, s.error));
+        }
+        for c in &self.channels {
+            let state = match c.state {
+                ChannelState::Live => "live",
+                ChannelState::Waiting => "waiting",
+                ChannelState::Broken => "broken",
+            };
+            let o = &c.objects;
+            out.push_str(&format!(
+                "{} {state}: {}; objects: {} multicast, {} repaired, {} unicast, {} lost\n",
+                c.name, c.reason, o.multicast, o.repaired, o.unicast, o.lost
+            ));
+            for r in c.renditions.iter().filter(|r| r.joined) {
+                out.push_str(&format!(
+                    "  {} {} on {}: {:.2} Mbit/s, loss {:.2} % before FEC, {:.2} % after\n",
+                    r.id,
+                    r.flow,
+                    r.interface,
+                    r.rate_bps as f64 / 1e6,
+                    r.loss_before_fec * 100.0,
+                    r.loss_after_fec * 100.0
+                ));
+            }
+        }
+        out
+    }
+}
+
 /// One sender.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

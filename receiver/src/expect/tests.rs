@@ -1,4 +1,5 @@
 use super::*;
+use mahp_common::Toi;
 
 const TARGET: Duration = Duration::from_secs(2);
 const RATE: FlowRate = FlowRate { rate_bps: 8_000_000, symbol_size: 1344, repair_percent: 15, loss: 0.0 };
@@ -25,7 +26,7 @@ fn live(segments: std::ops::Range<u64>) -> Hearing {
     for n in segments {
         let now = ms((n - 9) * 2000);
         h.packets(now);
-        h.announced(now, Toi(u128::from(n)), &key(n), ObjectKind::Media, None);
+        h.announced(now, &key(n), ObjectKind::Media, true, None);
     }
     h
 }
@@ -76,8 +77,8 @@ fn what_was_sent_before_the_join_is_not_waited_for() {
     assert!(matches!(ask(&h, ms(100), 6), Verdict::Expected { .. }));
     // The first FDT lists 3..=5; only 5 is new.
     h.packets(ms(200));
-    for n in 3..=5 {
-        h.announced(ms(200), Toi(u128::from(n)), &key(n), ObjectKind::Media, None);
+    for n in [5, 3, 4] {
+        h.announced(ms(200), &key(n), ObjectKind::Media, n == 5, None);
     }
     assert_eq!(ask(&h, ms(250), 3), Verdict::NotComing(Absent::Passed));
     assert_eq!(ask(&h, ms(250), 4), Verdict::NotComing(Absent::Passed));
@@ -125,7 +126,7 @@ fn film_segments_are_not_waited_for_unless_they_have_begun() {
     let mut h = Hearing::new(false, TARGET, Time::ZERO);
     h.packets(ms(100));
     assert_eq!(ask(&h, ms(200), 7), Verdict::NotComing(Absent::Carousel));
-    h.announced(ms(200), Toi(7), &key(7), ObjectKind::Media, None);
+    h.announced(ms(200), &key(7), ObjectKind::Media, true, None);
     assert_eq!(ask(&h, ms(200), 7), Verdict::Expected { until: ms(1700) });
     let p = progress(300, 400, 100, 50);
     assert!(matches!(h.verdict(ms(400), &key(7), None, Some(&p), &RATE), Verdict::Coming { .. }));
@@ -134,10 +135,9 @@ fn film_segments_are_not_waited_for_unless_they_have_begun() {
 #[test]
 fn later_parts_of_a_file_are_expected_earlier_ones_are_not() {
     let mut h = Hearing::new(true, TARGET, Time::ZERO);
-    for (toi, t) in [(1, 1000), (2, 3000), (3, 5000)] {
+    for (n, t) in [(1, 1000), (2, 3000), (3, 5000)] {
         h.packets(ms(t));
-        let last = u64::try_from(toi).unwrap() * 1000 - 1;
-        h.announced(ms(t), Toi(toi), &key(0), ObjectKind::Media, Some(last));
+        h.announced(ms(t), &key(0), ObjectKind::Media, true, Some(n * 1000 - 1));
     }
     let part = |first, now| h.verdict(ms(now), &key(0), Some(first), None, &RATE);
     assert_eq!(part(0, 6600), Verdict::NotComing(Absent::Passed));
@@ -170,11 +170,11 @@ fn a_stalled_object_is_far_away() {
 }
 
 #[test]
-fn a_restart_begins_a_new_count_of_tois() {
+fn a_restart_begins_a_new_cadence() {
     let mut h = live(10..16);
     h.new_session();
     h.packets(ms(13_000));
-    h.announced(ms(13_000), Toi(1), &key(16), ObjectKind::Media, None);
+    h.announced(ms(13_000), &key(16), ObjectKind::Media, true, None);
     assert_eq!(ask(&h, ms(13_100), 16), Verdict::Expected { until: ms(14_500) });
 }
 
@@ -182,7 +182,7 @@ fn a_restart_begins_a_new_count_of_tois() {
 fn memory_is_bounded() {
     let mut h = Hearing::new(true, TARGET, Time::ZERO);
     for n in 0..20_000 {
-        h.announced(ms(n), Toi(u128::from(n)), &key(n), ObjectKind::Media, None);
+        h.announced(ms(n), &key(n), ObjectKind::Media, true, None);
         if n % 100 == 0 {
             h.taught(&keys(n..n + 3000), true);
         }

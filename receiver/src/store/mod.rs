@@ -9,6 +9,7 @@
 //! versions of a file (another ETag, Last-Modified or length) are never mixed.
 
 mod cache;
+pub mod disk;
 mod live;
 
 use crate::library::{ResourceKey, Stored};
@@ -66,6 +67,8 @@ pub struct Store {
     resources: HashMap<ResourceKey, Resource>,
     pinned: Pinned,
     cache: Cache,
+    /// What had to make way for others since it was last asked.
+    evicted: Vec<PieceKey>,
 }
 
 impl Store {
@@ -79,6 +82,7 @@ impl Store {
             resources: HashMap::new(),
             pinned: Pinned::new(share),
             cache: Cache::new(limit - share),
+            evicted: Vec::new(),
         }
     }
 
@@ -89,7 +93,7 @@ impl Store {
             return;
         }
         let evicted = self.cache.resize(self.limit - share);
-        self.remove_all(evicted);
+        self.evict(evicted);
         let demoted = self.pinned.set_limit(share);
         self.demote(demoted);
     }
@@ -122,7 +126,7 @@ impl Store {
                 if kept {
                     self.add(piece, stored, weight);
                 }
-                self.remove_all(evicted);
+                self.evict(evicted);
                 kept
             }
         }
@@ -148,6 +152,16 @@ impl Store {
             self.cache.touch(&PieceKey { resource: key.clone(), first });
         }
         Some(found)
+    }
+
+    /// The piece that begins there.
+    pub fn piece(&self, key: &ResourceKey, first: u64) -> Option<&Arc<Stored>> {
+        self.resources.get(key)?.pieces.get(&first)
+    }
+
+    /// What had to make way for others since the last call.
+    pub fn take_evicted(&mut self) -> Vec<PieceKey> {
+        std::mem::take(&mut self.evicted)
     }
 
     /// The rendition's live window loses its pin (it was left); its objects stay while there is room.
@@ -216,8 +230,13 @@ impl Store {
     fn demote(&mut self, demoted: Vec<(PieceKey, u64)>) {
         for (piece, weight) in demoted {
             let evicted = self.cache.insert(&piece, weight);
-            self.remove_all(evicted);
+            self.evict(evicted);
         }
+    }
+
+    fn evict(&mut self, pieces: Vec<PieceKey>) {
+        self.evicted.extend_from_slice(&pieces);
+        self.remove_all(pieces);
     }
 
     fn remove_all(&mut self, pieces: Vec<PieceKey>) {

@@ -1,0 +1,500 @@
+//! Configuration: command line, then environment, then file, then defaults. [`resolve`] is the only place with defaults.
+
+use crate::cli::Cli;
+use crate::joins::Policy;
+use mahp_common::auth::VerifyingKey;
+use mahp_runtime::config::{ByteSize, Span};
+use mahp_runtime::error::StartupError;
+use mahp_runtime::log::LogFormat;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+use url::Url;
+
+/// Every key with its default and meaning: `config print --default`.
+pub const DEFAULT_FILE: &str = include_str!("../mahp-receiver.toml");
+
+/// Where a configuration is looked for when none is named.
+const DEFAULT_PATHS: [&str; 2] = ["mahp-receiver.toml", "/etc/mahp/receiver.toml"];
+
+/// Players give up at 10 s without a first byte.
+const HOLD_MAX: Duration = Duration::from_secs(8);
+
+/// `on` or `off`, also as a boolean in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch(pub bool);
+
+impl FromStr for Switch {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" => Ok(Switch(true)),
+            "off" | "false" | "no" | "0" => Ok(Switch(false)),
+            _ => Err(format!("`{s}` is neither on nor off")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Switch;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, \"on\" or \"off\"")
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Switch, E> {
+                Ok(Switch(value))
+            }
+            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Switch, E> {
+                value.parse().map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Switch {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bool(self.0)
+    }
+}
+
+/// When to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Join {
+    /// While somebody watches.
+    OnDemand,
+    /// All the time.
+    Always,
+}
+
+/// Delay added to live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Latency {
+    /// Segments are listed when they are here.
+    #[default]
+    Normal,
+    /// Segments are listed as soon as they are on their way.
+    Low,
+}
+
+/// Options of the receiver. Keys of `[receiver]`, flags and `MAHP_RECEIVER_…` have the same names.
+#[derive(clap::Args, Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Options")]
+pub struct Settings {
+    /// Senders; on the command line the positional arguments.
+    #[arg(skip)]
+    pub session: Option<Vec<String>>,
+    /// Where players ask [default: 0.0.0.0:7790]
+    #[arg(long, env = "MAHP_RECEIVER_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where /metrics, /healthz, /readyz and /api/status are served [default: 127.0.0.1:7791]
+    #[arg(long, env = "MAHP_RECEIVER_ADMIN", value_name = "ADDRESS:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// Interface to join on, by name or address [default: that of the route to each source]
+    #[arg(long, env = "MAHP_RECEIVER_INTERFACE", value_name = "NAME")]
+    pub interface: Option<String>,
+    /// When to join a rendition [default: on-demand, while somebody watches]
+    #[arg(long, env = "MAHP_RECEIVER_JOIN", value_name = "WHEN")]
+    pub join: Option<Join>,
+    /// Leave a rendition that nobody asked for during this time [default: 30s]
+    #[arg(long, env = "MAHP_RECEIVER_IDLE_LEAVE", value_name = "TIME")]
+    pub idle_leave: Option<Span>,
+    /// Memory for the store of verified segments [default: a quarter of the box's, 32 MiB to 256 MiB]
+    #[arg(long, env = "MAHP_RECEIVER_MEMORY", value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Memory for objects under assembly, all renditions together [default: 48 MiB]
+    #[arg(long, env = "MAHP_RECEIVER_ASSEMBLY_MEMORY", value_name = "SIZE")]
+    pub assembly_memory: Option<ByteSize>,
+    /// Folder for a disk store of films [default: none]
+    #[arg(long, env = "MAHP_RECEIVER_DISK", value_name = "FOLDER")]
+    pub disk: Option<PathBuf>,
+    /// Most bytes in it [default: 4 GiB]
+    #[arg(long, env = "MAHP_RECEIVER_DISK_BYTES", value_name = "SIZE")]
+    pub disk_bytes: Option<ByteSize>,
+    /// Host that may be asked by unicast besides those of the channels; repeatable [default: none]
+    #[arg(long, env = "MAHP_RECEIVER_ALLOW_ORIGIN", value_name = "HOST", value_delimiter = ',')]
+    pub allow_origin: Option<Vec<String>>,
+    /// Network whose players are answered besides local ones; repeatable [default: none]
+    #[arg(long, env = "MAHP_RECEIVER_ALLOW_FROM", value_name = "NETWORK", value_delimiter = ',')]
+    pub allow_from: Option<Vec<String>>,
+    /// Public key of a sender, base64; repeatable [default: the key of first contact, remembered]
+    #[arg(long, env = "MAHP_RECEIVER_KEY", value_name = "KEY", value_delimiter = ',')]
+    pub key: Option<Vec<String>>,
+    /// Take no key on trust at first contact by plain HTTP or in band [default: off]
+    #[arg(long, env = "MAHP_RECEIVER_REQUIRE_AUTH", value_name = "SWITCH", num_args = 0..=1, default_missing_value = "on", require_equals = true)]
+    pub require_auth: Option<Switch>,
+    /// Take objects of SOURCE@GROUP:PORT that nobody signed [default: off]
+    #[arg(long, env = "MAHP_RECEIVER_INSECURE", value_name = "SWITCH", num_args = 0..=1, default_missing_value = "on", require_equals = true)]
+    pub insecure: Option<Switch>,
+    /// Fetch from origins what multicast does not bring [default: on]
+    #[arg(long, env = "MAHP_RECEIVER_UNICAST", value_name = "SWITCH")]
+    pub unicast: Option<Switch>,
+    /// Longest time that a request waits for multicast, 8s at most [default: 8s]
+    #[arg(long, env = "MAHP_RECEIVER_HOLD", value_name = "TIME")]
+    pub hold: Option<Span>,
+    /// Receive buffer of each socket [default: 4 MiB]
+    #[arg(long, env = "MAHP_RECEIVER_RECV_BUFFER", value_name = "SIZE")]
+    pub recv_buffer: Option<ByteSize>,
+    /// Delay added to live [default: normal]
+    #[arg(long, env = "MAHP_RECEIVER_LATENCY", value_name = "HOW")]
+    pub latency: Option<Latency>,
+    /// Form of log lines: text or json [default: text]
+    #[arg(long, env = "MAHP_RECEIVER_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Folder for known_keys.toml [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/mahp, else ~/.local/state/mahp]
+    #[arg(long, env = "MAHP_RECEIVER_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// A configuration file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// All options.
+    #[serde(default)]
+    pub receiver: Settings,
+}
+
+/// Where a sender is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SessionSource {
+    /// Its description by HTTP(S).
+    Url(Url),
+    /// Its description in band, or plain FLUTE.
+    Multicast {
+        /// Sender address; none (`*`) = any-source multicast.
+        source: Option<IpAddr>,
+        /// Group.
+        group: IpAddr,
+        /// UDP port.
+        port: u16,
+    },
+}
+
+/// What the program does, nothing left open.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `session`.
+    pub sessions: Vec<SessionSource>,
+    /// `listen`.
+    pub listen: SocketAddr,
+    /// `admin`.
+    pub admin: SocketAddr,
+    /// `interface`.
+    pub interface: Option<String>,
+    /// `join` and `idle-leave`.
+    pub join: Policy,
+    /// `memory`, bytes.
+    pub memory: u64,
+    /// `assembly-memory`, bytes.
+    pub assembly_memory: u64,
+    /// `disk`.
+    pub disk: Option<PathBuf>,
+    /// `disk-bytes`.
+    pub disk_bytes: u64,
+    /// `allow-origin`.
+    pub allow_origin: Vec<String>,
+    /// `allow-from`.
+    pub allow_from: Vec<String>,
+    /// `key`.
+    pub keys: Vec<VerifyingKey>,
+    /// `require-auth`.
+    pub require_auth: bool,
+    /// `insecure`.
+    pub insecure: bool,
+    /// `unicast`.
+    pub unicast: bool,
+    /// `hold`.
+    pub hold: Duration,
+    /// `recv-buffer`, bytes.
+    pub recv_buffer: usize,
+    /// `latency`.
+    pub latency: Latency,
+    /// `log-format`.
+    pub log_format: LogFormat,
+    /// `state-dir`; none: there is no place, keys are not remembered.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Reads the file named on the command line or found at a default place, and applies the command line.
+///
+/// # Errors
+/// `E-CONFIG`, `E-SESSION`, `E-NO-SESSION`.
+pub fn load(cli: &Cli) -> Result<Config, StartupError> {
+    let path = cli.config.clone().or_else(|| found(&DEFAULT_PATHS));
+    // A default place is not looked at when sessions are given: what is typed is complete.
+    let path = path.filter(|_| cli.config.is_some() || cli.sessions.is_empty());
+    let file: File = match &path {
+        Some(path) => mahp_runtime::config::load(path)?,
+        None => File::default(),
+    };
+    let config = resolve(cli, file.receiver, path.as_deref())?;
+    if config.sessions.is_empty() {
+        return Err(no_session(path.as_deref()));
+    }
+    Ok(config)
+}
+
+fn found(paths: &[&str]) -> Option<PathBuf> {
+    paths.iter().map(PathBuf::from).find(|p| p.is_file())
+}
+
+fn no_session(file: Option<&Path>) -> StartupError {
+    let looked = match file {
+        Some(path) => format!("{} names none", path.display()),
+        None => format!("there is neither {} nor {}", DEFAULT_PATHS[0], DEFAULT_PATHS[1]),
+    };
+    StartupError::usage(
+        "E-NO-SESSION",
+        format!("nothing to receive: no session given, and {looked}"),
+        "mahp-receiver http://SENDER:7780/     (the sender prints this line when it starts)\n\
+         mahp-receiver SOURCE@GROUP:PORT      (a description in band)\n\
+         mahp-receiver config print --default > mahp-receiver.toml, then set `session` in it",
+    )
+}
+
+/// The command line (environment included) over the file over the defaults.
+///
+/// # Errors
+/// `E-CONFIG`, `E-SESSION`.
+pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config, StartupError> {
+    let s = cli.settings.clone().or(file);
+    let place = Place { file: path };
+    let sessions = if cli.sessions.is_empty() { s.session.unwrap_or_default() } else { cli.sessions.clone() };
+    let idle = s.idle_leave.map_or(Duration::from_secs(30), |t| t.0);
+    if idle < Duration::from_secs(1) {
+        return Err(place.wrong("idle-leave", "less than 1s", "players pause that long: use 10s or more"));
+    }
+    let hold = s.hold.map_or(HOLD_MAX, |t| t.0);
+    if hold > HOLD_MAX {
+        return Err(place.wrong("hold", "more than 8s", "players give up at 10s: use 8s or less"));
+    }
+    let format = s.log_format.unwrap_or_else(|| "text".into());
+    let assembly_memory = s.assembly_memory.map_or(48 << 20, |b| b.0);
+    let memory = s.memory.map_or_else(default_memory, |b| b.0);
+    for (key, bytes, least) in [("assembly-memory", assembly_memory, 4), ("memory", memory, 8)] {
+        if bytes < least << 20 {
+            return Err(place.wrong(
+                key,
+                &format!("{bytes} bytes"),
+                &format!("use at least \"{least} MiB\""),
+            ));
+        }
+    }
+    Ok(Config {
+        sessions: sessions.iter().map(|s| s.parse()).collect::<Result<_, _>>()?,
+        listen: s.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7790))),
+        admin: s.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 7791))),
+        interface: s.interface,
+        join: match s.join.unwrap_or(Join::OnDemand) {
+            Join::OnDemand => Policy::OnDemand { idle },
+            Join::Always => Policy::Always,
+        },
+        memory,
+        assembly_memory,
+        disk: s.disk,
+        disk_bytes: s.disk_bytes.map_or(4 << 30, |b| b.0),
+        allow_origin: s.allow_origin.unwrap_or_default(),
+        allow_from: s.allow_from.unwrap_or_default(),
+        keys: keys(&s.key.unwrap_or_default(), place)?,
+        require_auth: s.require_auth.is_some_and(|x| x.0),
+        insecure: s.insecure.is_some_and(|x| x.0),
+        unicast: s.unicast.is_none_or(|x| x.0),
+        hold,
+        recv_buffer: s.recv_buffer.map_or(4 << 20, |b| usize::try_from(b.0).unwrap_or(usize::MAX)),
+        latency: s.latency.unwrap_or_default(),
+        log_format: format
+            .parse()
+            .map_err(|e: String| place.wrong("log-format", &format!("`{format}`"), &e))?,
+        state_dir: s.state_dir.or_else(default_state_dir),
+    })
+}
+
+fn keys(texts: &[String], place: Place<'_>) -> Result<Vec<VerifyingKey>, StartupError> {
+    let parse = |text: &String| {
+        VerifyingKey::from_base64(text).map_err(|_| {
+            place.wrong(
+                "key",
+                &format!("`{text}`"),
+                "give the sender's public key: 44 characters, ends with `=`; the sender prints it",
+            )
+        })
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// Where a setting came from, for errors.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: Option<&'a Path>,
+}
+
+impl Place<'_> {
+    fn wrong(self, key: &str, value: &str, hint: &str) -> StartupError {
+        let place =
+            self.file.map(|p| format!(" (command line, environment or {})", p.display())).unwrap_or_default();
+        StartupError::usage("E-CONFIG", format!("`{key}` cannot be {value}{place}"), hint)
+    }
+}
+
+impl FromStr for SessionSource {
+    type Err = StartupError;
+
+    fn from_str(s: &str) -> Result<Self, StartupError> {
+        if let Ok(url) = Url::parse(s)
+            && matches!(url.scheme(), "http" | "https")
+        {
+            return Ok(SessionSource::Url(complete(url)));
+        }
+        multicast(s).ok_or_else(|| {
+            StartupError::usage(
+                "E-SESSION",
+                format!("`{s}` is neither a URL nor SOURCE@GROUP:PORT with a multicast group"),
+                "mahp-receiver http://sender.example:7780/\n\
+                 mahp-receiver 10.0.0.5@232.1.1.1:5000     (IPv6: 2001:db8::5@[ff3e::8000:1]:5000; any source: *@239.1.1.1:5000)",
+            )
+        })
+    }
+}
+
+/// A URL without path leads to the well-known place.
+fn complete(mut url: Url) -> Url {
+    if url.path() == "/" {
+        url.set_path(mahp_common::catalog::WELL_KNOWN_PATH);
+    }
+    url
+}
+
+fn multicast(s: &str) -> Option<SessionSource> {
+    let (source, target) = s.split_once('@')?;
+    let target: SocketAddr = target.parse().ok()?;
+    let source = match source {
+        "*" | "" => None,
+        text => Some(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?),
+    };
+    let (group, port) = (target.ip(), target.port());
+    let sound = group.is_multicast()
+        && port != 0
+        && source.is_none_or(|s| s.is_ipv4() == group.is_ipv4() && !s.is_multicast() && !s.is_unspecified());
+    sound.then_some(SessionSource::Multicast { source, group, port })
+}
+
+impl fmt::Display for SessionSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionSource::Url(url) => write!(f, "{url}"),
+            SessionSource::Multicast { source, group, port } => {
+                match source {
+                    Some(source) => write!(f, "{source}@")?,
+                    None => f.write_str("*@")?,
+                }
+                write!(f, "{}", SocketAddr::new(*group, *port))
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// Values of `self`, and where it has none, of `other`.
+    fn or(self, other: Settings) -> Settings {
+        Settings {
+            session: self.session.or(other.session),
+            listen: self.listen.or(other.listen),
+            admin: self.admin.or(other.admin),
+            interface: self.interface.or(other.interface),
+            join: self.join.or(other.join),
+            idle_leave: self.idle_leave.or(other.idle_leave),
+            memory: self.memory.or(other.memory),
+            assembly_memory: self.assembly_memory.or(other.assembly_memory),
+            disk: self.disk.or(other.disk),
+            disk_bytes: self.disk_bytes.or(other.disk_bytes),
+            allow_origin: self.allow_origin.or(other.allow_origin),
+            allow_from: self.allow_from.or(other.allow_from),
+            key: self.key.or(other.key),
+            require_auth: self.require_auth.or(other.require_auth),
+            insecure: self.insecure.or(other.insecure),
+            unicast: self.unicast.or(other.unicast),
+            hold: self.hold.or(other.hold),
+            recv_buffer: self.recv_buffer.or(other.recv_buffer),
+            latency: self.latency.or(other.latency),
+            log_format: self.log_format.or(other.log_format),
+            state_dir: self.state_dir.or(other.state_dir),
+        }
+    }
+}
+
+/// A quarter of the memory we may use, from 32 to 256 MiB.
+fn default_memory() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
+    quarter(&meminfo, &cgroup)
+}
+
+fn quarter(meminfo: &str, cgroup: &str) -> u64 {
+    let total = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(1 << 30, |kib| kib << 10);
+    let limit = cgroup.trim().parse().unwrap_or(u64::MAX);
+    (total.min(limit) / 4).clamp(32 << 20, 256 << 20)
+}
+
+fn default_state_dir() -> Option<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(state) = var("STATE_DIRECTORY") {
+        return Some(state);
+    }
+    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|h| h.join(".local/state")))?;
+    Some(state.join("mahp"))
+}
+
+/// The text of `config print FILE`: each key, its value and where that came from.
+///
+/// # Errors
+/// As [`load`].
+pub fn print(cli: &Cli, file: Option<&Path>) -> Result<String, StartupError> {
+    let from_file: File = match file {
+        Some(path) => mahp_runtime::config::load(path)?,
+        None => File::default(),
+    };
+    resolve(cli, from_file.receiver.clone(), file)?;
+    let defaults: File = mahp_runtime::config::parse("defaults", DEFAULT_FILE)?;
+    let table = |settings: &Settings| {
+        let text = toml::to_string(settings).unwrap_or_default();
+        text.parse::<toml::Table>().unwrap_or_default()
+    };
+    let sources = [
+        (table(&cli.settings), "environment".to_owned()),
+        (table(&from_file.receiver), file.map_or_else(String::new, |p| p.display().to_string())),
+        (table(&defaults.receiver), "default".to_owned()),
+    ];
+    let mut out = String::from("[receiver]\n");
+    for key in known_keys() {
+        match sources.iter().find_map(|(table, from)| Some((table.get(&key)?, from))) {
+            Some((value, from)) => out.push_str(&format!("{key} = {value}  # {from}\n")),
+            None => out.push_str(&format!("#{key} =  # default: see config print --default\n")),
+        }
+    }
+    Ok(out)
+}
+
+/// Keys in the order of [`DEFAULT_FILE`], those that have no fixed default too.
+fn known_keys() -> Vec<String> {
+    let key = |line: &str| {
+        let name = line.trim_start_matches('#').split_once(" = ")?.0.to_owned();
+        name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-').then_some(name)
+    };
+    DEFAULT_FILE.lines().filter_map(key).collect()
+}
+
+#[cfg(test)]
+mod tests;

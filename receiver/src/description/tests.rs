@@ -1,0 +1,113 @@
+use super::*;
+use mahp_common::auth::SigningKey;
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_seed(&[n; 32])
+}
+
+fn sealed(key: &SigningKey, issued: u64) -> Vec<u8> {
+    SessionDescription {
+        mahp: 1,
+        session: "00".into(),
+        name: "test".into(),
+        issued,
+        expires: issued + 1000,
+        public_key: key.verifying_key().to_base64(),
+        announcement: None,
+        channels: Vec::new(),
+    }
+    .seal(key)
+    .unwrap()
+}
+
+fn source(s: &str) -> SessionSource {
+    s.parse().unwrap()
+}
+
+fn folder() -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("mahp-keys-{}-{n}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+use std::path::PathBuf;
+
+const NOW: WallTime = WallTime::from_unix_secs(5000);
+
+fn trust(given: &[&SigningKey], require_auth: bool, folder: Option<&PathBuf>) -> Trust {
+    let known = KnownKeys::load(folder.map(PathBuf::as_path)).unwrap();
+    Trust::new(given.iter().map(|k| k.verifying_key()).collect(), require_auth, known)
+}
+
+#[test]
+fn the_first_key_is_remembered_over_a_restart_and_another_is_refused() {
+    let folder = folder();
+    let http = source("http://sender:7780/");
+    let first = trust(&[], false, Some(&folder));
+    assert!(first.pinned(&http).is_none());
+    assert!(first.accept(&http, &sealed(&key(1), 4900), NOW).unwrap().first_contact);
+    assert!(!first.accept(&http, &sealed(&key(1), 4901), NOW).unwrap().first_contact);
+    let again = trust(&[], false, Some(&folder));
+    assert_eq!(again.pinned(&source("http://sender:7780/other.json")), Some(key(1).verifying_key()));
+    let error = again.accept(&http, &sealed(&key(2), 4902), NOW).unwrap_err();
+    assert_eq!((error.code, error.exit), ("E-KEY-CHANGED", 2));
+    assert!(
+        error.hint.contains("known_keys.toml") && error.hint.contains(&key(2).verifying_key().to_base64())
+    );
+    // Another origin is another sender.
+    assert!(again.accept(&source("10.0.0.5@232.1.1.1:5000"), &sealed(&key(2), 4900), NOW).is_ok());
+    std::fs::write(folder.join("known_keys.toml"), "\"http://x\" = \"nonsense\"\n").unwrap();
+    assert_eq!(KnownKeys::load(Some(&folder)).unwrap_err().code, "E-KNOWN-KEYS");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn given_keys_are_the_only_ones() {
+    let http = source("http://sender:7780/");
+    let (one, two) = (key(1), key(2));
+    let strict = trust(&[&one, &two], true, None);
+    assert!(strict.accept(&http, &sealed(&key(2), 4900), NOW).is_ok());
+    assert_eq!(strict.accept(&http, &sealed(&key(3), 4900), NOW).unwrap_err().code, "E-KEY");
+}
+
+#[test]
+fn nobody_is_trusted_at_first_contact_where_authentication_is_required() {
+    let strict = trust(&[], true, None);
+    for (from, ok) in
+        [("http://sender/", false), ("10.0.0.5@232.1.1.1:5000", false), ("https://sender/", true)]
+    {
+        let accepted = strict.accept(&source(from), &sealed(&key(1), 4900), NOW);
+        assert_eq!(accepted.is_ok(), ok, "{from}");
+        if let Err(e) = accepted {
+            assert_eq!(e.code, "E-AUTH");
+        }
+    }
+}
+
+#[test]
+fn each_fault_has_its_error() {
+    let t = trust(&[], false, None);
+    let http = source("http://sender/");
+    let code = |bytes: &[u8]| t.accept(&http, bytes, NOW).unwrap_err().code;
+    assert_eq!(code(b"<!doctype html>"), "E-DESCRIPTION");
+    assert_eq!(code(&sealed(&key(1), 100)), "E-EXPIRED");
+    let text = String::from_utf8(sealed(&key(1), 4900)).unwrap().replace("\"test\"", "\"tost\"");
+    assert_eq!(code(text.as_bytes()), "E-SIGNATURE");
+    // A refused description pins nothing.
+    assert!(t.pinned(&http).is_none());
+}
+
+#[test]
+fn an_older_description_does_not_replace_a_newer_one() {
+    let t = trust(&[], false, None);
+    let mut follower = Follower::new("http://sender/".parse().unwrap());
+    let mut judge = |issued, n| follower.judge(None, sealed(&key(n), issued).into(), &t, NOW);
+    assert!(matches!(judge(4900, 1), Look::New(_)));
+    assert!(matches!(judge(4900, 1), Look::Same));
+    assert!(matches!(judge(4800, 1), Look::Same));
+    assert!(matches!(judge(4950, 1), Look::New(_)));
+    assert!(matches!(judge(4960, 2), Look::Refused(_)));
+}

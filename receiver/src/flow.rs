@@ -1,0 +1,379 @@
+//! One joined rendition: its sockets, its engine, its decoding.
+//!
+//! [`run`] moves datagrams into the engine and what the engine says to the hub, until it is told to stop. The hub shares the
+//! engine ([`Shared::session`]) to look how far an object is; it never holds it for long.
+
+use crate::urls::RenditionKey;
+use bytes::Bytes;
+use mahp_common::auth::VerifyingKey;
+use mahp_common::catalog::{Endpoint, Flow};
+use mahp_common::fec::{DecodeJob, DecodeResult};
+use mahp_common::session::recv::{Command, Event, Input, Output, RecvConfig, RecvSession};
+use mahp_common::{Time, Toi, limits};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::error::StartupError;
+use mahp_runtime::udp::{self, Interface, MulticastReceiver, ReceiveOptions};
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// An object without any new symbol for this long is given up.
+const OBJECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Kernel counters are read this often.
+const KERNEL_LOOK: Duration = Duration::from_secs(1);
+
+/// What to join and how.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The rendition.
+    pub key: RenditionKey,
+    /// Where it is.
+    pub flow: Flow,
+    /// Key of FDT Instances; none only for foreign senders with `--insecure`.
+    pub verify: Option<VerifyingKey>,
+    /// Memory for objects under assembly and packets waiting for their FDT.
+    pub assembly_bytes: u64,
+    /// Interface by name or address; none: that of the route to the source.
+    pub interface: Option<String>,
+    /// Receive buffer to ask for.
+    pub recv_buffer: usize,
+}
+
+impl Spec {
+    fn engine(&self) -> RecvConfig {
+        let held = (self.assembly_bytes / 4).min(limits::HELD_BYTES as u64);
+        let assembly = self.assembly_bytes - held;
+        RecvConfig {
+            tsi: Some(self.flow.endpoint.tsi),
+            repair_tsi: self.flow.repair.map(|r| r.tsi),
+            key: self.verify,
+            allow_undigested: self.verify.is_none(),
+            assembly_bytes: assembly,
+            max_object_bytes: limits::OBJECT_BYTES.min(assembly),
+            held_bytes: usize::try_from(held).unwrap_or(limits::HELD_BYTES),
+            object_timeout: OBJECT_TIMEOUT,
+            ..RecvConfig::default()
+        }
+    }
+}
+
+/// What others tell a flow.
+#[derive(Debug)]
+pub enum Control {
+    /// Bytes of an object that came another way.
+    Bytes {
+        /// The object.
+        toi: Toi,
+        /// Offset in it.
+        offset: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The object is here: stop collecting it.
+    Forget(Toi),
+    /// The object is no longer in the store.
+    Reopen(Toi),
+}
+
+/// Takes what a flow's engine says. Implemented by the hub.
+pub trait Sink: Send + Sync + 'static {
+    /// Events in order; what to tell the engine in return.
+    fn events(&self, key: &RenditionKey, events: Vec<Event>) -> Vec<Control>;
+}
+
+/// What hub and flow share.
+#[derive(Debug)]
+pub struct Shared {
+    session: Mutex<RecvSession>,
+    control: mpsc::UnboundedSender<Control>,
+    last_packet: AtomicU64,
+    kernel_drops: AtomicU64,
+    wrong_source: AtomicU64,
+    /// Datagrams of the source and the repair socket.
+    datagrams: [AtomicU64; 2],
+    /// Interface of the join.
+    pub interface: String,
+    /// Receive buffer that the kernel gave, bytes.
+    pub recv_buffer: usize,
+}
+
+impl Shared {
+    /// The engine, for a short look.
+    pub fn session(&self) -> MutexGuard<'_, RecvSession> {
+        // The engine does not panic; were it to, its counters and objects are still what they were.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the flow; nothing happens when it has ended.
+    pub fn tell(&self, control: Control) {
+        let _ = self.control.send(control);
+    }
+
+    /// Time of the last packet, if any came.
+    pub fn last_packet(&self) -> Option<Time> {
+        match self.last_packet.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Time::from_nanos(nanos)),
+        }
+    }
+
+    /// Datagrams that the kernel dropped at our sockets.
+    pub fn kernel_drops(&self) -> u64 {
+        self.kernel_drops.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams so far at the socket of the source flow, and of the repair flow where it has its own.
+    pub fn datagrams(&self) -> [u64; 2] {
+        [self.datagrams[0].load(Ordering::Relaxed), self.datagrams[1].load(Ordering::Relaxed)]
+    }
+
+    /// Packets from another address than the session's source.
+    pub fn wrong_source(&self) -> u64 {
+        self.wrong_source.load(Ordering::Relaxed)
+    }
+}
+
+/// A flow that has joined and not begun to receive.
+pub struct Joined {
+    key: RenditionKey,
+    clock: Clock,
+    shared: Arc<Shared>,
+    controls: mpsc::UnboundedReceiver<Control>,
+    source: MulticastReceiver,
+    /// None: the repair flow shares the socket of the source flow, or there is none.
+    repair: Option<MulticastReceiver>,
+    from: Option<IpAddr>,
+}
+
+/// Joins the groups of a rendition. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// Those of [`MulticastReceiver::join`], [`udp::interface`] and [`udp::route_to`].
+pub fn join(spec: &Spec, clock: Clock) -> Result<Joined, StartupError> {
+    let endpoint = spec.flow.endpoint;
+    let interface = choose_interface(spec.interface.as_deref(), &endpoint)?;
+    let open = |e: &Endpoint| {
+        MulticastReceiver::join(&ReceiveOptions {
+            source: e.source,
+            group: e.group,
+            port: e.port,
+            interface: interface.clone(),
+            receive_buffer: spec.recv_buffer,
+        })
+    };
+    let source = open(&endpoint)?;
+    let apart = spec.flow.repair.filter(|r| (r.group, r.port) != (endpoint.group, endpoint.port));
+    let repair = apart.as_ref().map(open).transpose()?;
+    let (control, controls) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        session: Mutex::new(RecvSession::new(spec.engine())),
+        control,
+        last_packet: AtomicU64::new(0),
+        kernel_drops: AtomicU64::new(0),
+        wrong_source: AtomicU64::new(0),
+        datagrams: [const { AtomicU64::new(0) }; 2],
+        interface: interface.name,
+        recv_buffer: source.receive_buffer(),
+    });
+    Ok(Joined { key: spec.key.clone(), clock, shared, controls, source, repair, from: endpoint.source })
+}
+
+/// The interface given, else that of the route to the source (to the group, for any-source multicast).
+///
+/// # Errors
+/// Those of [`udp::interface`] and [`udp::route_to`].
+pub fn choose_interface(given: Option<&str>, endpoint: &Endpoint) -> Result<Interface, StartupError> {
+    match given {
+        Some(name) => udp::interface(name),
+        None => udp::route_to(endpoint.source.unwrap_or(endpoint.group)).map(|(interface, _)| interface),
+    }
+}
+
+impl Joined {
+    /// What the hub needs.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// The rendition.
+    pub fn key(&self) -> &RenditionKey {
+        &self.key
+    }
+
+    /// Receives until `stop`; leaves the groups on return. `cores` bounds decoding over all flows.
+    ///
+    /// # Errors
+    /// A socket failed.
+    pub async fn run(
+        mut self,
+        sink: Arc<dyn Sink>,
+        cores: Arc<Semaphore>,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
+        let intake = Intake {
+            clock: self.clock,
+            shared: self.shared.clone(),
+            from: self.from,
+            pending: Mutex::default(),
+        };
+        let mut decoding = JoinSet::new();
+        let mut wake = None;
+        let mut kernel_look = self.clock.now();
+        loop {
+            let now = self.clock.now();
+            if now >= kernel_look {
+                self.look_at_kernel();
+                kernel_look = now + KERNEL_LOOK;
+            }
+            let until = wake.unwrap_or(kernel_look).min(kernel_look);
+            // In order of priority: stopping; what frees memory; packets, which the kernel drops when nobody takes them.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                Some(result) = decoding.join_next() => {
+                    if let Ok(Some(result)) = result {
+                        intake.input(Input::Decoded { now: self.clock.now(), result });
+                    }
+                }
+                Some(control) = self.controls.recv() => intake.control(control),
+                received = receive(&mut self.source, self.repair.as_mut(), &intake) => { received?; }
+                () = tokio::time::sleep_until(self.clock.instant(until).into()) => {
+                    intake.input(Input::Timeout { now: self.clock.now() });
+                }
+            }
+            wake = self.settle(&intake, sink.as_ref(), &mut decoding, &cores);
+        }
+    }
+
+    /// Hands over what the engine said, and what the hub answered, until both are silent.
+    fn settle(
+        &self,
+        intake: &Intake,
+        sink: &dyn Sink,
+        decoding: &mut JoinSet<Option<DecodeResult>>,
+        cores: &Arc<Semaphore>,
+    ) -> Option<Time> {
+        loop {
+            let Pending { events, jobs, timeout } = intake.take();
+            for job in jobs {
+                decoding.spawn(decode(job, cores.clone()));
+            }
+            if events.is_empty() {
+                return timeout;
+            }
+            for control in sink.events(&self.key, events) {
+                intake.control(control);
+            }
+        }
+    }
+
+    fn look_at_kernel(&self) {
+        let drops = [Some(&self.source), self.repair.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|socket| socket.kernel_drops().ok())
+            .sum();
+        self.shared.kernel_drops.store(drops, Ordering::Relaxed);
+    }
+}
+
+/// From whichever socket has something, by chance where both do: neither starves. Cancel safe as its parts are.
+async fn receive(
+    source: &mut MulticastReceiver,
+    repair: Option<&mut MulticastReceiver>,
+    intake: &Intake,
+) -> std::io::Result<usize> {
+    let from_source = |from: SocketAddr, datagram: &[u8]| intake.packet(0, from, datagram);
+    match repair {
+        Some(repair) => tokio::select! {
+            received = source.receive(from_source) => received,
+            received = repair.receive(|from, datagram| intake.packet(1, from, datagram)) => received,
+        },
+        None => source.receive(from_source).await,
+    }
+}
+
+/// Solves a block on a thread for blocking work. The decoder's input is validated; that it cannot panic all the same is not ours
+/// to promise, and one bad block must not end the flow.
+async fn decode(job: DecodeJob, cores: Arc<Semaphore>) -> Option<DecodeResult> {
+    let _permit = cores.acquire_owned().await.ok()?;
+    let work = move || {
+        let start = std::time::Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| job.run())).ok();
+        metrics::histogram!("mahp_receiver_decode_seconds").record(start.elapsed().as_secs_f64());
+        result
+    };
+    let result = tokio::task::spawn_blocking(work).await.ok().flatten();
+    if result.is_none() {
+        tracing::error!("the FEC decoder failed on a block; it is given up");
+    }
+    result
+}
+
+/// What the engine said and nobody has acted on yet.
+#[derive(Debug, Default)]
+struct Pending {
+    events: Vec<Event>,
+    jobs: Vec<DecodeJob>,
+    timeout: Option<Time>,
+}
+
+/// The way into the engine; shared by the sockets of a flow.
+struct Intake {
+    clock: Clock,
+    shared: Arc<Shared>,
+    from: Option<IpAddr>,
+    pending: Mutex<Pending>,
+}
+
+impl Intake {
+    fn packet(&self, socket: usize, from: SocketAddr, datagram: &[u8]) {
+        self.shared.datagrams[socket].fetch_add(1, Ordering::Relaxed);
+        // The kernel filters sources of SSM joins; a unicast packet to the port gets past it.
+        if self.from.is_some_and(|source| source != from.ip().to_canonical()) {
+            self.shared.wrong_source.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let now = self.clock.now();
+        self.shared.last_packet.store(now.as_nanos().max(1), Ordering::Relaxed);
+        self.input(Input::Packet { now, wall: self.clock.wall(), datagram });
+    }
+
+    fn control(&self, control: Control) {
+        let now = self.clock.now();
+        match control {
+            Control::Bytes { toi, offset, bytes } => {
+                self.input(Input::Bytes { now, toi, offset, bytes: &bytes });
+            }
+            Control::Forget(toi) => self.input(Input::Forget { now, toi }),
+            Control::Reopen(toi) => self.input(Input::Reopen { toi }),
+        }
+    }
+
+    fn input(&self, input: Input<'_>) {
+        let mut session = self.shared.session();
+        session.handle_input(input);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match session.poll_output() {
+                Output::Event(event) => pending.events.push(event),
+                Output::Command(Command::Decode(job)) => pending.jobs.push(job),
+                Output::Timeout(at) => {
+                    pending.timeout = at;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&self) -> Pending {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let timeout = pending.timeout;
+        std::mem::replace(&mut *pending, Pending { timeout, ..Pending::default() })
+    }
+}

@@ -1,0 +1,391 @@
+//! Everything the receiver knows: sessions, channels, renditions, the store. What flows say comes in ([`intake`]), what players
+//! ask is answered ([`library`](crate::library), in `hub/answer.rs`), what people ask is shown (`hub/observe.rs`).
+//!
+//! One lock around the state; nothing under it waits. Where the engine of a flow is looked at, its lock is taken after the
+//! hub's, never the other way round: a flow talks to the hub without holding its engine.
+
+mod answer;
+mod history;
+mod intake;
+mod observe;
+mod offer;
+mod stats;
+
+use crate::config::SessionSource;
+use crate::expect::{FlowRate, Hearing};
+use crate::flow::{Control, Shared, Spec};
+use crate::http::access::HostList;
+use crate::joins::{Effect, Joins, Policy};
+use crate::library::{ResourceKey, Stored};
+use crate::served::Served;
+use crate::store::disk::{Disk, Done};
+use crate::store::{Class, PieceKey, Store};
+use crate::urls::{RenditionKey, UrlIndex};
+use history::Rings;
+use mahp_common::auth::VerifyingKey;
+use mahp_common::catalog::{Channel, Rendition, SessionDescription};
+use mahp_common::drop::DropCounters;
+use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::error::StartupError;
+pub(crate) use observe::endpoint_text;
+use stats::RenditionStats;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use url::Url;
+
+/// A flow gets at least this much memory for assembly, or is not joined.
+const ASSEMBLY_MIN: u64 = 1 << 20;
+/// Objects on their way that are remembered per rendition: the oldest is forgotten.
+const FLIGHTS_MAX: usize = 256;
+/// Manifests that are remembered: beyond it, those that are no longer in the store are forgotten.
+const MANIFESTS_MAX: usize = 4096;
+/// Origins of film objects that are remembered: beyond it all are forgotten (a TOI is collected again after 30 s anyway).
+const ORIGINS_MAX: usize = 65_536;
+
+/// What the hub must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of the store.
+    pub memory: u64,
+    /// Bytes under assembly, over all flows.
+    pub assembly_memory: u64,
+    /// When to join.
+    pub join: Policy,
+    /// Longest hold.
+    pub hold: Duration,
+    /// Origins besides those of channels that may be asked.
+    pub allow_origins: HostList,
+    /// Interface to join on.
+    pub interface: Option<String>,
+    /// Receive buffer to ask for.
+    pub recv_buffer: usize,
+}
+
+/// See the module.
+pub struct Hub {
+    options: Options,
+    clock: Clock,
+    served: Arc<Served>,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+    /// There are effects to act on.
+    effects: Notify,
+}
+
+struct State {
+    sessions: Vec<Session>,
+    channels: Vec<Arc<Channel>>,
+    renditions: BTreeMap<RenditionKey, Entry>,
+    urls: UrlIndex,
+    joins: Joins,
+    store: Store,
+    manifests: HashMap<ResourceKey, ManifestInfo>,
+    flights: HashMap<ResourceKey, Vec<Flight>>,
+    /// Where objects of films in the store came from, so that they can be collected again once they have left it.
+    origins: HashMap<PieceKey, (RenditionKey, Toi)>,
+    assembly_free: u64,
+    drops: DropCounters,
+    rings: Rings,
+    last_served: crate::snapshot::Bytes,
+    disk: Option<Disk>,
+}
+
+/// A sender, as given by the operator.
+struct Session {
+    source: SessionSource,
+    description: Option<SessionDescription>,
+    key: Option<VerifyingKey>,
+    error: String,
+    /// Its description should be looked at again.
+    refresh: Arc<Notify>,
+}
+
+/// A rendition on offer.
+struct Entry {
+    session: usize,
+    channel: Arc<Channel>,
+    rendition: Rendition,
+    hearing: Hearing,
+    flow: Option<Arc<Shared>>,
+    joined_at: Option<Time>,
+    error: String,
+    allotted: u64,
+    stats: RenditionStats,
+    /// Resources with flights of this rendition, oldest first.
+    flying: std::collections::VecDeque<(ResourceKey, Toi)>,
+}
+
+/// An object that multicast has described and not completed.
+#[derive(Clone, Debug)]
+struct Flight {
+    rendition: RenditionKey,
+    toi: Toi,
+    meta: ObjectMeta,
+}
+
+#[derive(Clone, Debug)]
+struct ManifestInfo {
+    rendition: Option<RenditionKey>,
+    /// None: by unicast.
+    toi: Option<Toi>,
+    /// This version was last completed or described again.
+    heard_at: Time,
+}
+
+/// Handle of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionId(usize);
+
+impl Hub {
+    /// Knows no session yet.
+    pub fn new(options: Options, clock: Clock, served: Arc<Served>) -> Arc<Hub> {
+        let state = State {
+            sessions: Vec::new(),
+            channels: Vec::new(),
+            renditions: BTreeMap::new(),
+            urls: UrlIndex::default(),
+            joins: Joins::new(options.join),
+            store: Store::new(options.memory, false),
+            manifests: HashMap::new(),
+            flights: HashMap::new(),
+            origins: HashMap::new(),
+            assembly_free: options.assembly_memory,
+            drops: DropCounters::default(),
+            rings: Rings::default(),
+            last_served: crate::snapshot::Bytes::default(),
+            disk: None,
+        };
+        Arc::new(Hub {
+            options,
+            clock,
+            served,
+            state: Mutex::new(state),
+            changes: watch::Sender::new(0),
+            effects: Notify::new(),
+        })
+    }
+
+    /// The next thing to do for the driver: join or leave. Cancel safe.
+    pub async fn next_effect(&self) -> Effect {
+        loop {
+            let waiting = self.effects.notified();
+            if let Some(effect) = self.state().joins.poll() {
+                return effect;
+            }
+            waiting.await;
+        }
+    }
+
+    /// What to join for a rendition; takes its share of the memory for assembly. `None`: it is no longer on offer.
+    ///
+    /// # Errors
+    /// `E-ASSEMBLY-MEMORY`: no memory is left for it.
+    pub fn spec(&self, key: &RenditionKey) -> Result<Option<Spec>, StartupError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(entry) = state.renditions.get_mut(key) else { return Ok(None) };
+        state.assembly_free += std::mem::take(&mut entry.allotted);
+        let want = entry.assembly_need(self.options.assembly_memory);
+        let share = want.min(state.assembly_free);
+        if share < ASSEMBLY_MIN {
+            return Err(StartupError::runtime(
+                "E-ASSEMBLY-MEMORY",
+                format!("no memory left to assemble objects of {key}"),
+                "--assembly-memory with a larger size, or watch fewer renditions at once",
+            ));
+        }
+        entry.allotted = share;
+        state.assembly_free -= share;
+        let verify = state.sessions.get(entry.session).and_then(|s| s.key);
+        Ok(Some(Spec {
+            key: key.clone(),
+            flow: entry.rendition.flow.clone(),
+            verify,
+            assembly_bytes: share,
+            interface: self.options.interface.clone(),
+            recv_buffer: self.options.recv_buffer,
+        }))
+    }
+
+    /// A flow has joined.
+    pub fn joined(&self, key: &RenditionKey, flow: Arc<Shared>) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        state.joins.works(key);
+        if let Some(entry) = state.renditions.get_mut(key) {
+            entry.hearing.joined(now);
+            entry.joined_at = Some(now);
+            entry.error.clear();
+            entry.stats.begin();
+            entry.flow = Some(flow);
+        }
+        drop(state);
+        self.changed();
+    }
+
+    /// A flow could not join, or its socket failed.
+    pub fn failed(&self, key: &RenditionKey, error: &StartupError) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        state.joins.failed(now, key);
+        state.end_flow(key);
+        if let Some(entry) = state.renditions.get_mut(key) {
+            entry.error = error.to_string();
+        }
+        drop(state);
+        self.changed();
+    }
+
+    /// A flow has left its groups.
+    pub fn left(&self, key: &RenditionKey) {
+        self.state().end_flow(key);
+        self.changed();
+    }
+
+    /// Leaves everything: shutdown.
+    pub fn leave_all(&self) {
+        self.state().joins.leave_all();
+        self.effects.notify_waiters();
+    }
+
+    /// Films are kept on disk too.
+    pub fn set_disk(&self, disk: Disk) {
+        self.state().disk = Some(disk);
+    }
+
+    /// Something came of a job of the disk store.
+    pub fn disk_done(&self, done: Done) {
+        self.with(|state, now| {
+            let Some((piece, stored)) = state.disk.as_mut().and_then(|d| d.done(done)) else { return };
+            state.keep(now, &piece.resource, stored, Class::Cached { rendition: None });
+        });
+        self.changed();
+    }
+
+    /// Has the index of the disk store written.
+    pub fn disk_save(&self) {
+        if let Some(disk) = &mut self.state().disk {
+            disk.save();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes those who wait for objects.
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Runs `change` on the state and wakes the driver if there is something to do.
+    fn with<R>(&self, change: impl FnOnce(&mut State, Time) -> R) -> R {
+        let result = change(&mut self.state(), self.clock.now());
+        self.effects.notify_waiters();
+        result
+    }
+}
+
+impl State {
+    fn end_flow(&mut self, key: &RenditionKey) {
+        let Some(entry) = self.renditions.get_mut(key) else { return };
+        entry.absorb(&mut self.drops);
+        entry.stats.end();
+        entry.flow = None;
+        entry.joined_at = None;
+        self.assembly_free += std::mem::take(&mut entry.allotted);
+        let flying = std::mem::take(&mut entry.flying);
+        for (resource, toi) in flying {
+            self.land(&resource, key, toi);
+        }
+        self.store.unpin(key);
+    }
+
+    /// A flight has ended.
+    fn land(&mut self, resource: &ResourceKey, rendition: &RenditionKey, toi: Toi) {
+        if let Some(flights) = self.flights.get_mut(resource) {
+            flights.retain(|f| f.toi != toi || f.rendition != *rendition);
+            if flights.is_empty() {
+                self.flights.remove(resource);
+            }
+        }
+    }
+
+    /// Puts an object into the store, and lets film objects that had to make way be collected again.
+    fn keep(&mut self, now: Time, key: &ResourceKey, stored: Arc<Stored>, class: Class) -> bool {
+        let kept = self.store.insert(now, key, stored, class);
+        for gone in self.store.take_evicted() {
+            if let Some((rendition, toi)) = self.origins.remove(&gone)
+                && let Some(flow) = self.renditions.get(&rendition).and_then(|e| e.flow.as_ref())
+            {
+                flow.tell(Control::Reopen(toi));
+            }
+        }
+        kept
+    }
+}
+
+impl Entry {
+    fn target(&self) -> Duration {
+        Duration::from_millis(self.channel.target_duration_ms)
+    }
+
+    /// Memory that five segments need, from 1 MiB to half of everything; half where the rate is not known.
+    fn assembly_need(&self, total: u64) -> u64 {
+        let bits_per_second = self.rendition.bitrate_bps;
+        if bits_per_second == 0 {
+            return total / 2;
+        }
+        let segment = bits_per_second.saturating_mul(self.channel.target_duration_ms.max(1000)) / 8000;
+        segment.saturating_mul(5).clamp(2 << 20, (total / 2).max(2 << 20))
+    }
+
+    fn flow_rate(&self) -> FlowRate {
+        let flow = &self.rendition.flow;
+        FlowRate {
+            rate_bps: flow.rate_bps,
+            symbol_size: flow.symbol_size,
+            repair_percent: flow.repair_percent,
+            loss: self.stats.loss().0,
+        }
+    }
+
+    /// Takes over what the flow has noted since the last time.
+    fn listen(&mut self) {
+        if let Some(at) = self.flow.as_ref().and_then(|f| f.last_packet()) {
+            self.hearing.packets(at);
+        }
+    }
+
+    /// Adds what the engine counted; returns the bytes that came.
+    fn absorb(&mut self, drops: &mut DropCounters) -> u64 {
+        self.listen();
+        let Some(flow) = &self.flow else { return 0 };
+        let now = flow.session().stats().clone();
+        self.stats.absorb(&now, flow.kernel_drops(), flow.wrong_source(), drops)
+    }
+}
+
+impl Flight {
+    fn range(&self) -> ByteRange {
+        let last = self.meta.length.saturating_sub(1);
+        self.meta.range.unwrap_or(ByteRange { first: 0, last, complete: Some(self.meta.length) })
+    }
+}
+
+/// The URL of an object: absolute, or (foreign senders) relative to the group's address.
+fn object_url(entry: &Entry, location: &str) -> Option<Url> {
+    match Url::parse(location) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Some(url),
+        Ok(_) => None,
+        Err(url::ParseError::RelativeUrlWithoutBase) => {
+            let endpoint = entry.rendition.flow.endpoint;
+            let base = format!("http://{}/", std::net::SocketAddr::new(endpoint.group, endpoint.port));
+            Url::parse(&base).ok()?.join(location).ok()
+        }
+        Err(_) => None,
+    }
+}

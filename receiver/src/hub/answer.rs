@@ -1,0 +1,260 @@
+//! What players ask: the [`Library`] of the HTTP half.
+
+use super::intake::{is_same, manifest_lifetime};
+use super::{Flight, Hub, ManifestInfo, State};
+use crate::expect::Verdict;
+use crate::flow::Control;
+use crate::library::{Availability, Library, ManifestState, RepairPlan, ResourceKey, Source, Stored};
+use crate::store::Class;
+use crate::urls::{Owner, RenditionKey};
+use bytes::Bytes;
+use mahp_common::catalog::{Channel, Role};
+use mahp_common::session::recv::Progress;
+use mahp_common::{ObjectKind, ObjectMeta, Payload, Time};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use url::Url;
+
+/// Ranges to fetch for a repair are merged over gaps of this size: a request costs more than the bytes.
+const MERGE: u64 = 16 << 10;
+/// A repair that needs more than this share of the object is not worth it.
+const REPAIR_SHARE_MAX: f64 = 0.7;
+/// A disk read should be done by then.
+const DISK_TIME: Duration = Duration::from_millis(200);
+
+type Range = Option<(u64, Option<u64>)>;
+
+impl Library for Hub {
+    fn channels(&self) -> Vec<Arc<Channel>> {
+        self.state().channels.clone()
+    }
+
+    fn key(&self, url: &Url) -> ResourceKey {
+        self.state().urls.key(url)
+    }
+
+    fn channel_of(&self, url: &Url) -> Option<Arc<Channel>> {
+        let state = self.state();
+        let owner = state.urls.owner(url, &state.urls.key(url))?;
+        state.channels.iter().find(|c| *c.name == *owner.channel).cloned()
+    }
+
+    fn demand(&self, url: &Url, range: Range) -> Availability {
+        self.with(|state, now| {
+            let key = state.urls.key(url);
+            let owner = state.urls.owner(url, &key);
+            if let Some(owner) = &owner {
+                state.want(now, owner);
+            }
+            if let Some(pieces) = state.store.lookup(&key, range) {
+                return Availability::Here(pieces);
+            }
+            if state.disk.as_mut().is_some_and(|d| d.request(&key, range)) {
+                return Availability::Coming { expected_by: now + DISK_TIME, progress: 1.0 };
+            }
+            match owner {
+                Some(owner) => state.availability(now, &key, range, owner.rendition.as_ref()),
+                None if self.is_allowed(state, url) => Availability::Allowed,
+                None => Availability::Forbidden,
+            }
+        })
+    }
+
+    fn manifest(&self, url: &Url) -> Option<ManifestState> {
+        self.with(|state, now| {
+            let key = state.urls.key(url);
+            if let Some(owner) = state.urls.owner(url, &key) {
+                state.want(now, &owner);
+            }
+            let info = state.manifests.get(&key)?.clone();
+            let stored = state.store.lookup(&key, None)?.into_iter().next()?;
+            let base = stored.meta.final_url.as_ref().unwrap_or(&stored.meta.url);
+            let base = Url::parse(base).unwrap_or_else(|_| url.clone());
+            Some(ManifestState { fresh: state.is_fresh(now, &info), stored, base })
+        })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn repair_plan(&self, url: &Url, range: Range) -> Option<RepairPlan> {
+        let state = self.state();
+        let (flight, _) = state.flight(&state.urls.key(url), range)?;
+        let flow = state.renditions.get(&flight.rendition)?.flow.clone()?;
+        let flight = flight.clone();
+        drop(state);
+        let ranges = flow.session().missing_ranges(flight.toi, MERGE);
+        let missing: u64 = ranges.iter().map(|(first, last)| last - first + 1).sum();
+        let worth_it = missing > 0 && (missing as f64) < flight.meta.length as f64 * REPAIR_SHARE_MAX;
+        worth_it.then_some(RepairPlan { meta: flight.meta, ranges })
+    }
+
+    fn feed(&self, plan: &RepairPlan, offset: u64, bytes: &[u8]) {
+        let state = self.state();
+        let Ok(url) = Url::parse(&plan.meta.url) else { return };
+        let flights = state.flights.get(&state.urls.key(&url)).map(Vec::as_slice).unwrap_or_default();
+        let bytes = Bytes::copy_from_slice(bytes);
+        for flight in flights.iter().filter(|f| is_same(&f.meta, &plan.meta) || f.meta == plan.meta) {
+            if let Some(flow) = state.renditions.get(&flight.rendition).and_then(|e| e.flow.as_ref()) {
+                flow.tell(Control::Bytes { toi: flight.toi, offset, bytes: bytes.clone() });
+            }
+        }
+    }
+
+    fn put(&self, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {
+        let stored = self.with(|state, now| state.put(now, meta, body));
+        self.changed();
+        stored
+    }
+
+    fn teach_playlist(&self, _playlist: &Url, segments: &[Url]) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let keys: Vec<ResourceKey> = segments.iter().map(|u| state.urls.key(u)).collect();
+        // All segments of a media playlist are of one rendition: one that is known tells of the others.
+        let mut owners =
+            segments.iter().zip(&keys).rev().filter_map(|(u, k)| state.urls.owner(u, k)?.rendition);
+        let Some(owner) = owners.next() else { return };
+        drop(owners);
+        for key in &keys {
+            state.urls.learn(key, &owner);
+        }
+        if let Some(entry) = state.renditions.get_mut(&owner) {
+            entry.hearing.taught(&keys, false);
+        }
+    }
+
+    fn hold_budget(&self, _url: &Url) -> Duration {
+        self.options.hold
+    }
+}
+
+impl Hub {
+    /// Whether a URL of no channel may be asked for.
+    fn is_allowed(&self, state: &State, url: &Url) -> bool {
+        state.urls.is_channel_host(url) || self.options.allow_origins.listing(url).is_some()
+    }
+}
+
+impl State {
+    fn want(&mut self, now: Time, owner: &Owner) {
+        match &owner.rendition {
+            Some(rendition) => self.joins.demand(now, rendition),
+            None => self.joins.demand_channel(now, &owner.channel),
+        }
+    }
+
+    /// Of an object that is not in the store.
+    fn availability(
+        &mut self,
+        now: Time,
+        key: &ResourceKey,
+        range: Range,
+        rendition: Option<&RenditionKey>,
+    ) -> Availability {
+        let progress = self
+            .flight(key, range)
+            .and_then(|(flight, progress)| Some((flight.rendition.clone(), progress?)));
+        // What is under assembly may be of another rendition than the patterns say.
+        let rendition = progress.as_ref().map(|(r, _)| r).or(rendition);
+        let Some(entry) = rendition.and_then(|r| self.renditions.get_mut(r)) else {
+            return Availability::NotComing;
+        };
+        if entry.flow.is_none() && !entry.error.is_empty() {
+            return Availability::NotComing;
+        }
+        entry.listen();
+        let flight = progress.as_ref().map(|(_, p)| p);
+        match entry.hearing.verdict(now, key, range.map(|r| r.0), flight, &entry.flow_rate()) {
+            Verdict::Coming { expected_by, progress } => Availability::Coming { expected_by, progress },
+            Verdict::Expected { until } => Availability::Expected { until },
+            Verdict::NotComing(_) => Availability::NotComing,
+        }
+    }
+
+    /// The flight that brings the first missing part of a request, and how far it is.
+    fn flight(&self, key: &ResourceKey, range: Range) -> Option<(&Flight, Option<Progress>)> {
+        let (first, last) = range.unwrap_or((0, None));
+        let progress = |f: &Flight| {
+            let flow = self.renditions.get(&f.rendition)?.flow.as_ref()?;
+            flow.session().progress(f.toi)
+        };
+        self.flights
+            .get(key)?
+            .iter()
+            .filter(|f| f.range().last >= first && last.is_none_or(|last| f.range().first <= last))
+            .filter(|f| self.store.piece(key, f.range().first).is_none())
+            .map(|f| (f, progress(f)))
+            .min_by_key(|(f, p)| {
+                let missing = p.as_ref().map_or(u64::MAX, |p| p.missing_symbols);
+                (f.range().first, p.is_none(), missing)
+            })
+    }
+
+    fn is_fresh(&mut self, now: Time, info: &ManifestInfo) -> bool {
+        let Some(entry) = info.rendition.as_ref().and_then(|r| self.renditions.get_mut(r)) else {
+            return false;
+        };
+        entry.listen();
+        let lifetime = manifest_lifetime(entry.target(), entry.rendition.role == Role::Manifest);
+        entry.flow.is_some()
+            && entry.hearing.is_heard(now)
+            && (!entry.channel.live || now - info.heard_at <= lifetime)
+    }
+
+    fn put(&mut self, now: Time, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {
+        let payload = Payload::from(body);
+        let stored = Arc::new(Stored { meta, payload, source: Source::Unicast, stored_at: now });
+        let Ok(url) = Url::parse(&stored.meta.url) else { return stored };
+        let key = self.urls.key(&url);
+        let rendition = self.urls.owner(&url, &key).and_then(|o| o.rendition);
+        if self.contradicts(&key, &stored) {
+            // This viewer's origin sends something else than everybody gets (an advertisement): his alone.
+            return stored;
+        }
+        if let Some(entry) = rendition.as_ref().and_then(|r| self.renditions.get_mut(r)) {
+            entry.stats.counts.objects.unicast += 1;
+            entry.stats.this_second.unfinished += 1;
+            let channel = entry.channel.name.clone();
+            metrics::counter!("mahp_receiver_objects_total", "channel" => channel, "result" => "unicast")
+                .increment(1);
+        }
+        if stored.meta.kind == ObjectKind::Manifest {
+            let info = ManifestInfo { rendition: None, toi: None, heard_at: now };
+            self.manifests.insert(key.clone(), info);
+        } else {
+            self.stop_collecting(&key, &stored);
+        }
+        self.keep(now, &key, stored.clone(), Class::Cached { rendition });
+        stored
+    }
+
+    /// Whether multicast has described other bytes for the same part, or brought them.
+    fn contradicts(&self, key: &ResourceKey, stored: &Stored) -> bool {
+        let meta = &stored.meta;
+        if meta.kind == ObjectKind::Manifest || meta.digest.is_none() {
+            return false;
+        }
+        let other = |m: &ObjectMeta| m.range == meta.range && m.digest.is_some() && m.digest != meta.digest;
+        let first = meta.range.map_or(0, |r| r.first);
+        self.flights.get(key).is_some_and(|flights| flights.iter().any(|f| other(&f.meta)))
+            || self.store.piece(key, first).is_some_and(|s| s.source != Source::Unicast && other(&s.meta))
+    }
+
+    fn stop_collecting(&mut self, key: &ResourceKey, stored: &Stored) {
+        let whole = stored.meta.range.is_none();
+        let Some(flights) = self.flights.get_mut(key) else { return };
+        flights.retain(|f| {
+            let done = whole || f.meta.range == stored.meta.range;
+            if done && let Some(flow) = self.renditions.get(&f.rendition).and_then(|e| e.flow.as_ref()) {
+                flow.tell(Control::Forget(f.toi));
+            }
+            !done
+        });
+        if flights.is_empty() {
+            self.flights.remove(key);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What the flows' engines say.
+
+use super::{FLIGHTS_MAX, Flight, Hub, ManifestInfo, State, object_url};
+use crate::flow::{Control, Sink};
+use crate::library::{ResourceKey, Source, Stored};
+use crate::store::{Class, PieceKey};
+use crate::urls::RenditionKey;
+use mahp_common::catalog::Format;
+use mahp_common::drop::DropReason;
+use mahp_common::manifest::{dash::Mpd, hls::Playlist, sniff};
+use mahp_common::session::recv::{Event, Reception};
+use mahp_common::{ObjectKind, ObjectMeta, Payload, Time, Toi, WallTime};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// Segments of one Representation that are looked at in an MPD: the newest.
+const LESSON_MAX: usize = 256;
+
+/// What a manifest that came by multicast teaches: segments in order, oldest first.
+#[derive(Debug)]
+struct Lesson {
+    lists: Vec<Vec<Url>>,
+    /// Its segments were sent before it.
+    proves_sent: bool,
+    live: bool,
+}
+
+impl Sink for Hub {
+    fn events(&self, key: &RenditionKey, events: Vec<Event>) -> Vec<Control> {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        // Manifests are read before the lock is taken.
+        let lessons: Vec<Option<Lesson>> = events.iter().map(|e| lesson(e, wall)).collect();
+        let mut controls = Vec::new();
+        let mut wake = false;
+        let mut state = self.state();
+        for (event, lesson) in events.into_iter().zip(lessons) {
+            wake |= state.event(now, wall, key, event, lesson, &mut controls);
+        }
+        drop(state);
+        if wake {
+            self.changed();
+        }
+        self.effects.notify_waiters();
+        controls
+    }
+}
+
+impl State {
+    /// Returns whether those who wait for objects should look again.
+    fn event(
+        &mut self,
+        now: Time,
+        wall: WallTime,
+        key: &RenditionKey,
+        event: Event,
+        lesson: Option<Lesson>,
+        controls: &mut Vec<Control>,
+    ) -> bool {
+        match event {
+            Event::Announced { toi, meta, newest } => {
+                self.announced(now, key, toi, meta, newest, controls);
+                newest
+            }
+            Event::Complete { toi, meta, payload, how } => {
+                self.complete(now, wall, key, (toi, meta, payload), how, controls);
+                if let Some(lesson) = lesson {
+                    self.learn(now, key, lesson);
+                }
+                true
+            }
+            Event::Lost { toi, meta, reason } => {
+                self.lost(key, toi, meta, reason);
+                true
+            }
+            Event::NewSession { .. } => {
+                self.new_session(key);
+                true
+            }
+            Event::Closed => false,
+        }
+    }
+
+    fn announced(
+        &mut self,
+        now: Time,
+        key: &RenditionKey,
+        toi: Toi,
+        meta: ObjectMeta,
+        newest: bool,
+        controls: &mut Vec<Control>,
+    ) {
+        let Some(entry) = self.renditions.get_mut(key) else { return };
+        let Some(url) = object_url(entry, &meta.url) else {
+            controls.push(Control::Forget(toi));
+            return;
+        };
+        let resource = self.urls.key(&url);
+        self.urls.learn(&resource, key);
+        entry.hearing.announced(now, &resource, meta.kind, newest, meta.range.map(|r| r.last));
+        let first = meta.range.map_or(0, |r| r.first);
+        let here = self.store.piece(&resource, first).is_some_and(|s| is_same(&s.meta, &meta));
+        if here {
+            if let Some(info) = self.manifests.get_mut(&resource) {
+                info.heard_at = now;
+                info.toi = Some(toi).max(info.toi);
+            }
+            controls.push(Control::Forget(toi));
+            return;
+        }
+        entry.flying.push_back((resource.clone(), toi));
+        let oldest = if entry.flying.len() > FLIGHTS_MAX { entry.flying.pop_front() } else { None };
+        if let Some((old, toi)) = oldest {
+            self.land(&old, key, toi);
+        }
+        self.flights.entry(resource).or_default().push(Flight { rendition: key.clone(), toi, meta });
+    }
+
+    fn complete(
+        &mut self,
+        now: Time,
+        wall: WallTime,
+        key: &RenditionKey,
+        (toi, meta, payload): (Toi, ObjectMeta, Payload),
+        how: Reception,
+        controls: &mut Vec<Control>,
+    ) {
+        let Some(entry) = self.renditions.get_mut(key) else { return };
+        let Some(url) = object_url(entry, &meta.url) else { return };
+        let resource = self.urls.key(&url);
+        let source = if how.fetched > 0 { Source::Repaired } else { Source::Multicast };
+        entry.completed(wall, &meta, source, how);
+        self.land_all(&resource, key, toi, &meta, controls);
+        if meta.kind == ObjectKind::Manifest || sniff(payload.chunks().first().map_or(&[], |c| c)).is_some() {
+            self.complete_manifest(now, key, toi, resource, meta, payload, source);
+            return;
+        }
+        let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
+        let Some(entry) = self.renditions.get(key) else { return };
+        let class = match entry.channel.live {
+            true => Class::Live { rendition: key.clone(), window: entry.target() * 6 },
+            false => Class::Cached { rendition: Some(key.clone()) },
+        };
+        if !entry.channel.live {
+            let first = stored.meta.range.map_or(0, |r| r.first);
+            let piece = PieceKey { resource: resource.clone(), first };
+            if let Some(disk) = &mut self.disk {
+                disk.write(&piece, &stored);
+            }
+            if self.origins.len() > crate::hub::ORIGINS_MAX {
+                self.origins.clear();
+            }
+            self.origins.insert(piece, (key.clone(), toi));
+        }
+        self.keep(now, &resource, stored, class);
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one object
+    fn complete_manifest(
+        &mut self,
+        now: Time,
+        key: &RenditionKey,
+        toi: Toi,
+        resource: ResourceKey,
+        mut meta: ObjectMeta,
+        payload: Payload,
+        source: Source,
+    ) {
+        meta.kind = ObjectKind::Manifest; // foreign senders do not say
+        // An older version that took longer than a newer one.
+        if self.manifests.get(&resource).is_some_and(|m| m.toi > Some(toi))
+            && self.store.piece(&resource, 0).is_some()
+        {
+            return;
+        }
+        if self.manifests.len() >= crate::hub::MANIFESTS_MAX {
+            let store = &self.store;
+            self.manifests.retain(|k, _| store.piece(k, 0).is_some());
+        }
+        let info = ManifestInfo { rendition: Some(key.clone()), toi: Some(toi), heard_at: now };
+        self.manifests.insert(resource.clone(), info);
+        let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
+        self.keep(now, &resource, stored, Class::Cached { rendition: Some(key.clone()) });
+    }
+
+    /// Ends the flight of a completed object, and those of the same bytes under other TOIs (a carousel, a repeated manifest).
+    fn land_all(
+        &mut self,
+        resource: &ResourceKey,
+        key: &RenditionKey,
+        toi: Toi,
+        meta: &ObjectMeta,
+        controls: &mut Vec<Control>,
+    ) {
+        self.land(resource, key, toi);
+        let Some(flights) = self.flights.get_mut(resource) else { return };
+        flights.retain(|f| {
+            let same = is_same(&f.meta, meta);
+            if same && f.rendition == *key {
+                controls.push(Control::Forget(f.toi));
+            }
+            !(same && f.rendition == *key)
+        });
+        if flights.is_empty() {
+            self.flights.remove(resource);
+        }
+    }
+
+    fn lost(&mut self, key: &RenditionKey, toi: Toi, meta: Option<ObjectMeta>, reason: DropReason) {
+        let Some(entry) = self.renditions.get_mut(key) else { return };
+        let resource = meta.as_ref().and_then(|m| object_url(entry, &m.url)).map(|u| self.urls.key(&u));
+        let described = meta.is_some();
+        if described {
+            entry.stats.counts.objects.lost += 1;
+            entry.stats.this_second.unfinished += 1;
+            metrics::counter!("mahp_receiver_objects_total", "channel" => key.channel.to_string(), "result" => "lost")
+                .increment(1);
+            tracing::debug!(%key, %toi, reason = reason.as_str(), "object lost");
+        }
+        if let Some(resource) = resource {
+            self.land(&resource, key, toi);
+        }
+    }
+
+    fn new_session(&mut self, key: &RenditionKey) {
+        let Some(entry) = self.renditions.get_mut(key) else { return };
+        tracing::info!(%key, "the sender was restarted");
+        entry.hearing.new_session();
+        let flying = std::mem::take(&mut entry.flying);
+        if let Some(session) = self.sessions.get(entry.session) {
+            session.refresh.notify_one();
+        }
+        // TOIs of another run say nothing about which version is newer.
+        for info in self.manifests.values_mut().filter(|m| m.rendition.as_ref() == Some(key)) {
+            info.toi = None;
+        }
+        for (resource, toi) in flying {
+            self.land(&resource, key, toi);
+        }
+    }
+
+    fn learn(&mut self, now: Time, key: &RenditionKey, lesson: Lesson) {
+        let Lesson { lists, proves_sent, live } = lesson;
+        if let Some(first) = self.renditions.get(key).filter(|e| e.channel.manifest_url.is_empty()) {
+            let url = self
+                .manifests
+                .iter()
+                .find(|(_, m)| m.rendition.as_ref() == Some(key))
+                .map(|(k, _)| k.0.clone());
+            if let Some(url) = url.and_then(|u| object_url(first, &u)) {
+                self.name_foreign_manifest(now, key, &url, live);
+            }
+        }
+        for urls in lists {
+            let keys: Vec<ResourceKey> = urls.iter().map(|u| self.urls.key(u)).collect();
+            // A media playlist travels with its segments; an MPD speaks of other renditions, which patterns and FDTs name.
+            let owner = match (proves_sent, urls.last().zip(keys.last())) {
+                (true, _) => Some(key.clone()),
+                (false, Some((url, k))) => self.urls.owner(url, k).and_then(|o| o.rendition),
+                (false, None) => None,
+            };
+            let Some(owner) = owner else { continue };
+            for k in &keys {
+                self.urls.learn(k, &owner);
+            }
+            if let Some(entry) = self.renditions.get_mut(&owner) {
+                entry.hearing.taught(&keys, proves_sent);
+            }
+        }
+    }
+}
+
+impl super::Entry {
+    fn completed(&mut self, wall: WallTime, meta: &ObjectMeta, source: Source, how: Reception) {
+        let time = how.completed - how.first_symbol;
+        let (objects, second) = (&mut self.stats.counts.objects, &mut self.stats.this_second);
+        match source {
+            Source::Repaired => {
+                objects.repaired += 1;
+                second.unfinished += 1;
+            }
+            Source::Multicast | Source::Unicast => {
+                objects.multicast += 1;
+                second.finished += 1;
+            }
+        }
+        let channel = self.channel.name.clone();
+        metrics::counter!("mahp_receiver_objects_total", "channel" => channel.clone(), "result" => source.as_str())
+            .increment(1);
+        metrics::histogram!("mahp_receiver_object_completion_seconds", "channel" => channel)
+            .record(time.as_secs_f64());
+        self.stats.completion.record(time);
+        self.stats.recent_completion.record(time);
+        if meta.kind == ObjectKind::Media
+            && let Some(at) = meta.available_at
+        {
+            self.stats.delay_ms = Some(wall.unix_millis().saturating_sub(at));
+        }
+    }
+}
+
+/// Whether two descriptions are of the same bytes. Without digests (foreign senders) nobody knows.
+pub(super) fn is_same(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    a.digest.is_some() && a.digest == b.digest && a.length == b.length && a.range == b.range
+}
+
+fn lesson(event: &Event, wall: WallTime) -> Option<Lesson> {
+    let Event::Complete { meta, payload, .. } = event else { return None };
+    let format = sniff(payload.chunks().first()?)?;
+    let body = payload.to_bytes();
+    let base = Url::parse(meta.final_url.as_ref().unwrap_or(&meta.url)).ok();
+    match format {
+        Format::Hls => {
+            let base = base.or_else(|| Url::parse("http://foreign.invalid/").ok())?;
+            match Playlist::parse(&body, &base, &[]).ok()? {
+                Playlist::Media(media) => {
+                    let mut urls: Vec<Url> = media
+                        .segments
+                        .iter()
+                        .filter(|s| !s.gap)
+                        .filter_map(|s| base.join(&s.uri).ok())
+                        .collect();
+                    urls.dedup();
+                    Some(Lesson { lists: vec![urls], proves_sent: true, live: !media.endlist })
+                }
+                Playlist::Master(_) => None,
+            }
+        }
+        Format::Dash => {
+            let mpd = Mpd::parse(&body, &base?).ok()?;
+            let list = |r| -> Vec<Url> {
+                let segments = mpd.segments(r, wall);
+                let skip = segments.len().saturating_sub(LESSON_MAX);
+                segments.into_iter().skip(skip).map(|s| s.url).collect()
+            };
+            let lists = mpd.representations.iter().take(64).map(list).collect();
+            Some(Lesson { lists, proves_sent: false, live: mpd.dynamic })
+        }
+    }
+}
+
+/// How long a manifest heard at some time counts as current. Senders repeat manifests every 2 s.
+pub(super) fn manifest_lifetime(target: Duration, is_manifest_flow: bool) -> Duration {
+    let least = if is_manifest_flow { Duration::from_secs(5) } else { Duration::from_secs(2) };
+    least.max(target * 3 / 2)
+}

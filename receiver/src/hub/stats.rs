@@ -1,0 +1,199 @@
+//! Counters of renditions and channels.
+
+use crate::histogram::Histogram;
+use crate::snapshot::Objects;
+use mahp_common::drop::DropCounters;
+use mahp_common::session::recv::RecvStats;
+use std::collections::VecDeque;
+
+/// Loss is shown over this many seconds in which objects were finished.
+const LOSS_SECONDS: usize = 10;
+
+/// Counters that only grow, over all joins of a rendition.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+    pub(super) source_symbols: u64,
+    pub(super) repair_symbols: u64,
+    pub(super) late_symbols: u64,
+    pub(super) duplicate_symbols: u64,
+    pub(super) lost_symbols: u64,
+    pub(super) expected_symbols: u64,
+    pub(super) kernel_drops: u64,
+    pub(super) objects: Objects,
+}
+
+impl Counts {
+    /// Adds another rendition's.
+    pub(super) fn add(&mut self, other: &Counts) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.source_symbols += other.source_symbols;
+        self.repair_symbols += other.repair_symbols;
+        self.late_symbols += other.late_symbols;
+        self.duplicate_symbols += other.duplicate_symbols;
+        self.lost_symbols += other.lost_symbols;
+        self.expected_symbols += other.expected_symbols;
+        self.kernel_drops += other.kernel_drops;
+        add(&mut self.objects, &other.objects);
+    }
+}
+
+/// What one second brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Window {
+    pub(super) lost_symbols: u64,
+    pub(super) expected_symbols: u64,
+    /// Objects that multicast alone did not complete.
+    pub(super) unfinished: u64,
+    pub(super) finished: u64,
+}
+
+/// Of one rendition.
+#[derive(Debug, Default)]
+pub(super) struct RenditionStats {
+    pub(super) counts: Counts,
+    pub(super) completion: Histogram,
+    /// Since the last second, for the history.
+    pub(super) recent_completion: Histogram,
+    pub(super) rate_bps: u64,
+    pub(super) delay_ms: Option<u64>,
+    pub(super) in_flight: u64,
+    pub(super) assembly_bytes: u64,
+    pub(super) this_second: Window,
+    windows: VecDeque<Window>,
+    seen: RecvStats,
+    seen_kernel_drops: u64,
+    seen_wrong_source: u64,
+}
+
+impl RenditionStats {
+    /// A flow begins: its counters start at 0.
+    pub(super) fn begin(&mut self) {
+        self.seen = RecvStats::default();
+        self.seen_kernel_drops = 0;
+        self.seen_wrong_source = 0;
+    }
+
+    /// Adds what the engine has counted since the last call; refusals go to `drops`. Returns the bytes that came.
+    pub(super) fn absorb(
+        &mut self,
+        now: &RecvStats,
+        kernel_drops: u64,
+        wrong_source: u64,
+        drops: &mut DropCounters,
+    ) -> u64 {
+        use mahp_common::drop::DropReason;
+        let before = std::mem::replace(&mut self.seen, now.clone());
+        let c = &mut self.counts;
+        let bytes = now.bytes.saturating_sub(before.bytes);
+        c.packets += now.packets.saturating_sub(before.packets);
+        c.bytes += bytes;
+        c.source_symbols += now.source_symbols.saturating_sub(before.source_symbols);
+        c.repair_symbols += now.repair_symbols.saturating_sub(before.repair_symbols);
+        let lost = now.lost_symbols.saturating_sub(before.lost_symbols);
+        let expected = now.expected_symbols.saturating_sub(before.expected_symbols);
+        c.lost_symbols += lost;
+        c.expected_symbols += expected;
+        self.this_second.lost_symbols += lost;
+        self.this_second.expected_symbols += expected;
+        c.kernel_drops += kernel_drops.saturating_sub(self.seen_kernel_drops);
+        self.seen_kernel_drops = kernel_drops;
+        drops.add(DropReason::WrongSource, wrong_source.saturating_sub(self.seen_wrong_source));
+        self.seen_wrong_source = wrong_source;
+        for (reason, n) in now.drops.iter() {
+            let new = n.saturating_sub(before.drops.get(reason));
+            match reason {
+                DropReason::Late => c.late_symbols += new,
+                DropReason::Duplicate => c.duplicate_symbols += new,
+                _ => {}
+            }
+            drops.add(reason, new);
+        }
+        self.in_flight = now.objects_in_flight as u64;
+        self.assembly_bytes = now.assembly_bytes;
+        bytes
+    }
+
+    /// A flow has ended.
+    pub(super) fn end(&mut self) {
+        (self.in_flight, self.assembly_bytes, self.rate_bps) = (0, 0, 0);
+    }
+
+    /// A second has passed; returns what it brought.
+    pub(super) fn second(&mut self) -> Window {
+        let window = std::mem::take(&mut self.this_second);
+        if window.finished + window.unfinished + window.expected_symbols > 0 {
+            self.windows.push_back(window);
+        }
+        while self.windows.len() > LOSS_SECONDS {
+            self.windows.pop_front();
+        }
+        window
+    }
+
+    /// Loss before and after FEC over the last seconds with data.
+    pub(super) fn loss(&self) -> (f64, f64) {
+        let sum = self.windows.iter().fold(Window::default(), |a, b| Window {
+            lost_symbols: a.lost_symbols + b.lost_symbols,
+            expected_symbols: a.expected_symbols + b.expected_symbols,
+            unfinished: a.unfinished + b.unfinished,
+            finished: a.finished + b.finished,
+        });
+        (share(sum.lost_symbols, sum.expected_symbols), share(sum.unfinished, sum.unfinished + sum.finished))
+    }
+}
+
+/// 0 of 0 is 0.
+pub(super) fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Adds b to a.
+pub(super) fn add(a: &mut Objects, b: &Objects) {
+    a.multicast += b.multicast;
+    a.repaired += b.repaired;
+    a.unicast += b.unicast;
+    a.lost += b.lost;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mahp_common::drop::DropReason;
+
+    #[test]
+    fn counters_go_on_over_joins() {
+        let mut stats = RenditionStats::default();
+        let mut drops = DropCounters::default();
+        let mut engine = RecvStats {
+            packets: 10,
+            bytes: 1000,
+            lost_symbols: 1,
+            expected_symbols: 10,
+            ..RecvStats::default()
+        };
+        engine.drops.add(DropReason::Late, 3);
+        stats.begin();
+        assert_eq!(stats.absorb(&engine, 5, 1, &mut drops), 1000);
+        assert_eq!(stats.absorb(&engine, 5, 1, &mut drops), 0);
+        stats.end();
+        stats.begin();
+        stats.absorb(&engine, 2, 0, &mut drops);
+        assert_eq!((stats.counts.packets, stats.counts.kernel_drops, stats.counts.late_symbols), (20, 7, 6));
+        assert_eq!((drops.get(DropReason::Late), drops.get(DropReason::WrongSource)), (6, 1));
+    }
+
+    #[test]
+    fn loss_is_over_seconds_with_data() {
+        let mut stats = RenditionStats::default();
+        stats.this_second = Window { lost_symbols: 5, expected_symbols: 100, unfinished: 1, finished: 3 };
+        stats.second();
+        for _ in 0..100 {
+            stats.second();
+        }
+        assert_eq!(stats.loss(), (0.05, 0.25));
+        assert_eq!(share(0, 0), 0.0);
+    }
+}
