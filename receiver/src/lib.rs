@@ -17,6 +17,7 @@ pub mod hub;
 pub mod joins;
 pub mod library;
 pub mod origin;
+pub mod page;
 pub mod run;
 pub mod served;
 pub mod snapshot;

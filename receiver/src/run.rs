@@ -9,6 +9,7 @@ use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
 use crate::origin::upstream::Web;
+use crate::page::Page;
 use crate::served::Served;
 use crate::store::disk::{Disk, Job};
 use crate::urls::RenditionKey;
@@ -82,7 +83,8 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     tasks.spawn(flows(hub.clone(), clock, config.recv_buffer, stop.clone()));
     tasks.spawn(ticks(hub.clone(), stop.clone()));
     let upstream = Web::new(fetcher(), Fetcher::guarded(USER_AGENT, front_options.allow_origins.names()));
-    let front = Front::new(hub.clone(), Arc::new(upstream), served, clock, front_options, None);
+    let page = Page::new(hub.clone(), stop.clone());
+    let front = Front::new(hub.clone(), Arc::new(upstream), served, clock, front_options, Some(page));
     tasks.spawn(http::server::serve(listener, front, stop.clone()));
     Ok(Receiver { hub, http: http_address, admin: admin_address, tasks, stop })
 }

@@ -56,7 +56,12 @@ fn main() -> anyhow::Result<()> {
 
 fn all() -> anyhow::Result<()> {
     let mib: u64 = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(256);
-    let case = |tool, rate_mbit, repair_percent, loss_percent| Case { tool, rate_mbit, repair_percent, loss_percent };
+    let case = |tool, rate_mbit, repair_percent, loss_percent| Case {
+        tool,
+        rate_mbit,
+        repair_percent,
+        loss_percent,
+    };
     let cases = [
         case("mahp", 200, 20, 0),
         case("flute", 200, 20, 0),
@@ -68,7 +73,9 @@ fn all() -> anyhow::Result<()> {
         case("flute", 200, 20, 10),
         case("mahp", 0, 20, 0),
     ];
-    println!("| tool | rate Mbit/s | repair % | loss % | objects complete | sender CPU s/GB | receiver CPU s/GB | receiver peak RSS MiB |");
+    println!(
+        "| tool | rate Mbit/s | repair % | loss % | objects complete | sender CPU s/GB | receiver CPU s/GB | receiver peak RSS MiB |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for c in cases {
         let row = run(c, mib << 20)?;
@@ -108,7 +115,10 @@ type Lines = BufReader<std::process::ChildStdout>;
 fn start(role: &str, c: Case, objects: u64) -> anyhow::Result<(Child, Lines)> {
     let mut child = Command::new(std::env::current_exe()?)
         .env("MAHP_BENCH_ROLE", role)
-        .env("MAHP_BENCH_CASE", format!("{} {} {} {} {objects}", c.tool, c.rate_mbit, c.repair_percent, c.loss_percent))
+        .env(
+            "MAHP_BENCH_CASE",
+            format!("{} {} {} {} {objects}", c.tool, c.rate_mbit, c.repair_percent, c.loss_percent),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -141,7 +151,8 @@ fn role(name: &str) -> anyhow::Result<()> {
     let f: Vec<&str> = case.split(' ').collect();
     let [tool, rate, repair, loss, objects] = f.as_slice() else { bail!("case {case}") };
     let tool = if *tool == "mahp" { "mahp" } else { "flute" };
-    let c = Case { tool, rate_mbit: rate.parse()?, repair_percent: repair.parse()?, loss_percent: loss.parse()? };
+    let c =
+        Case { tool, rate_mbit: rate.parse()?, repair_percent: repair.parse()?, loss_percent: loss.parse()? };
     let objects: u64 = objects.parse()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let complete = match (name, tool) {
@@ -176,11 +187,15 @@ fn ready() -> anyhow::Result<()> {
 fn object(n: u64) -> Object {
     let mut data = vec![0; OBJECT_BYTES];
     fastrand::Rng::with_seed(n).fill(&mut data);
-    Object::new(ObjectMeta { url: format!("https://origin.example/{n}.m4s"), ..ObjectMeta::default() }, data.into())
+    Object::new(
+        ObjectMeta { url: format!("https://origin.example/{n}.m4s"), ..ObjectMeta::default() },
+        data.into(),
+    )
 }
 
 fn flow(c: Case, source: Ipv4Addr) -> Flow {
-    let endpoint = |port, tsi| Endpoint { source: Some(source.into()), group: GROUP.into(), port, tsi: Tsi(tsi) };
+    let endpoint =
+        |port, tsi| Endpoint { source: Some(source.into()), group: GROUP.into(), port, tsi: Tsi(tsi) };
     Flow {
         endpoint: endpoint(7100, 1),
         repair: Some(endpoint(7101, 2)),
@@ -198,8 +213,11 @@ fn loopback() -> anyhow::Result<udp::Interface> {
 async fn link(c: Case) -> anyhow::Result<()> {
     let flow = flow(c, DOWNSTREAM);
     let endpoints = flow.repair.iter().copied().chain([flow.endpoint]).collect();
-    let impairment =
-        Impairment { loss: Percent::from_fraction(f64::from(c.loss_percent) / 100.0), seed: 1, ..Impairment::default() };
+    let impairment = Impairment {
+        loss: Percent::from_fraction(f64::from(c.loss_percent) / 100.0),
+        seed: 1,
+        ..Impairment::default()
+    };
     let _link = Link::start(endpoints, UPSTREAM, &impairment)?;
     ready()?;
     // Ends with its parent's end of the pipe.

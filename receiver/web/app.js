@@ -1,0 +1,281 @@
+"use strict";
+// The receiver's page: one snapshot a second from api/events, the last five minutes once from api/history.
+const $ = (id) => document.getElementById(id);
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+const mbit = (bps) => (bps >= 1e6 ? `${(bps / 1e6).toFixed(bps >= 1e7 ? 0 : 1)} Mbit/s` : `${Math.round(bps / 1e3)} kbit/s`);
+const bytes = (n) => (n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(2)} GiB` : n >= 2 ** 20 ? `${(n / 2 ** 20).toFixed(1)} MiB` : `${Math.round(n / 1024)} KiB`);
+const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 2 : 1)} %`;
+const ms = (n) => (n >= 10_000 ? `${(n / 1000).toFixed(1)} s` : `${Math.round(n)} ms`);
+
+const SPECS = [
+  { title: "Multicast rate", format: mbit, series: [{ key: "rate_bps", label: "received", color: "--accent" }] },
+  { title: "Loss", format: percent, least: 0.01, series: [
+    { key: "loss_before_fec", label: "before FEC", color: "--repaired" },
+    { key: "loss_after_fec", label: "after FEC", color: "--unicast" }] },
+  { title: "Bytes served by source", format: mbit, total: true, series: [
+    { key: "multicast_bps", label: "multicast", color: "--multicast" },
+    { key: "repaired_bps", label: "repaired", color: "--repaired" },
+    { key: "unicast_bps", label: "unicast", color: "--unicast" }] },
+  { title: "Holds (90 %)", format: ms, total: true, series: [{ key: "hold_p90_ms", label: "held", color: "--other" }] },
+  { title: "First packet to servable (90 %)", format: ms, series: [{ key: "completion_p90_ms", label: "completion", color: "--accent" }] },
+  { title: "Delay to the live edge", format: ms, series: [{ key: "delay_ms", label: "delay", color: "--other" }] },
+];
+const KEPT = 300;
+const history = { totals: {}, channels: {} };
+const plots = SPECS.map((spec) => Plots.figure($("plots"), spec));
+let previous = null;
+
+function push(map, key, value) {
+  const list = (map[key] ||= []);
+  list.push(value ?? null);
+  if (list.length > KEPT) list.splice(0, list.length - KEPT);
+}
+
+function remember(s) {
+  if (previous && s.at_ms > previous.at_ms) {
+    const seconds = (s.at_ms - previous.at_ms) / 1000;
+    for (const source of ["multicast", "repaired", "unicast"]) {
+      const delta = s.totals.served[source] - previous.totals.served[source];
+      push(history.totals, `${source}_bps`, (Math.max(0, delta) * 8) / seconds);
+    }
+    push(history.totals, "hold_p90_ms", s.totals.hold_ms.count ? s.totals.hold_ms.p90 : null);
+  }
+  previous = s;
+  for (const channel of s.channels) {
+    const map = (history.channels[channel.name] ||= {});
+    const joined = channel.renditions.filter((r) => r.joined);
+    const most = (f) => (joined.length ? Math.max(...joined.map(f)) : null);
+    push(map, "rate_bps", channel.rate_bps);
+    push(map, "loss_before_fec", most((r) => r.loss_before_fec));
+    push(map, "loss_after_fec", most((r) => r.loss_after_fec));
+    push(map, "completion_p90_ms", most((r) => r.completion_ms.p90) || null);
+    push(map, "delay_ms", channel.delay_ms);
+  }
+}
+
+function headline(s) {
+  const live = s.channels.filter((c) => c.state === "live").length;
+  const saved = s.totals.offload === null ? "" : `, ${percent(Math.max(0, s.totals.offload))} of bytes spared the uplink`;
+  $("headline").textContent = `${s.totals.viewers} viewer${s.totals.viewers === 1 ? "" : "s"}, ${live} of ${s.channels.length} channel${s.channels.length === 1 ? "" : "s"} live, ${mbit(s.totals.rate_bps)} of multicast${saved}`;
+  $("headline").title = "Spared: 1 − bytes fetched from origins ÷ bytes served to players";
+}
+
+function manifestPath(channel) {
+  const leaf = new URL(channel.manifest_url).pathname.split("/").pop();
+  return `live/${encodeURIComponent(channel.name)}/${leaf}${new URL(channel.manifest_url).search}`;
+}
+
+function channelItem(channel) {
+  const item = make("li", {});
+  const play = make("button", { type: "button", className: "main", textContent: "Play" });
+  play.addEventListener("click", () => start(current(channel.name) || channel));
+  item.append(make("span", {}), make("strong", {}), play, make("small", {}));
+  item.dataset.name = channel.name;
+  return item;
+}
+
+function current(name) {
+  return previous?.channels.find((c) => c.name === name);
+}
+
+function showChannels(s) {
+  const list = $("channels");
+  const names = s.channels.map((c) => c.name).join("\n");
+  if (list.dataset.names !== names) {
+    list.dataset.names = names;
+    list.replaceChildren(...s.channels.map(channelItem));
+    $("scope").replaceChildren(...s.channels.map((c) => make("option", { value: c.name, textContent: c.title || c.name })));
+  }
+  s.channels.forEach((channel, i) => {
+    const [state, title, , detail] = list.children[i].children;
+    state.className = `state ${channel.state}`;
+    state.textContent = channel.state;
+    title.textContent = channel.title || channel.name;
+    const delay = channel.delay_ms === null ? "" : ` · delay ${ms(channel.delay_ms)}`;
+    detail.textContent = `${channel.format.toUpperCase()} ${channel.live ? "live" : "on demand"} · ${channel.renditions.length} flows · ${mbit(channel.rate_bps)}${delay}${channel.reason ? ` · ${channel.reason}` : ""}`;
+  });
+  if (!s.channels.length) list.replaceChildren(make("li", { textContent: s.sessions.map((x) => x.error).filter(Boolean).join("; ") || "no channel yet: waiting for the session description" }));
+}
+
+function showFlows(s) {
+  const rows = s.channels.flatMap((c) => c.renditions.map((r) => [
+    `${c.name}/${r.id}`, r.flow, r.error || (r.joined ? (r.last_packet_ms === null ? "joined, nothing heard" : `joined on ${r.interface}`) : "not joined"),
+    mbit(r.rate_bps), percent(r.loss_before_fec), percent(r.loss_after_fec),
+    r.objects.multicast, r.objects.repaired, r.objects.unicast, r.objects.lost, r.completion_ms.count ? ms(r.completion_ms.p90) : "–"]));
+  fill($("flows").tBodies[0], rows);
+}
+
+function showMemory(s) {
+  const t = s.totals;
+  const drops = Object.entries(t.drops).map(([why, n]) => `${why} ${n}`).join(", ") || "none";
+  fill($("memory").tBodies[0], [
+    ["Store", `${bytes(t.store_bytes)} of ${bytes(t.store_limit_bytes)}, ${bytes(t.pinned_bytes)} pinned for live`],
+    ["Assembly", `${bytes(t.assembly_bytes)} of ${bytes(t.assembly_limit_bytes)}`],
+    ["Disk", t.disk_limit_bytes ? `${bytes(t.disk_bytes)} of ${bytes(t.disk_limit_bytes)}` : "off"],
+    ["Fetched from origins", Object.entries(t.origin).map(([why, n]) => `${why} ${bytes(n)}`).join(", ") || "nothing"],
+    ["Dropped by the kernel", `${t.kernel_drops} packets`],
+    ["Refused", drops],
+  ]);
+}
+
+function fill(body, rows) {
+  body.replaceChildren(...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", { textContent: cell })))));
+}
+
+function showPlots() {
+  const scope = $("scope").value;
+  const table = plots.map((plot) => {
+    const values = plot.spec.total ? history.totals : history.channels[scope] || {};
+    Plots.draw(plot, values);
+    return [plot.spec.title, Plots.describe(plot, values)];
+  });
+  fill($("values").tBodies[0], table);
+}
+
+// ---- player
+
+let player = null;
+let playing = null;
+
+function script(path) {
+  return new Promise((resolve, reject) => {
+    const element = make("script", { src: path });
+    element.onload = resolve;
+    element.onerror = () => reject(new Error(path));
+    document.head.append(element);
+  });
+}
+
+function cell(url, status) {
+  const detail = /detail=(multicast|repaired|unicast)/.exec(status || "")?.[1];
+  if (!detail) return;
+  const strip = $("segments");
+  strip.append(make("i", { className: `cell ${detail}`, title: `${url.split("/").pop()}: ${detail}` }));
+  while (strip.children.length > 120) strip.firstChild.remove();
+}
+
+function stop() {
+  player?.destroy?.() ?? player?.reset?.();
+  player = null;
+  $("video").removeAttribute("src");
+  $("segments").replaceChildren();
+}
+
+async function start(channel) {
+  stop();
+  playing = channel.name;
+  $("watch").hidden = false;
+  $("playing").textContent = "loading the player…";
+  $("scope").value = channel.name;
+  const path = manifestPath(channel);
+  const url = new URL(path, location.href).href;
+  $("links").replaceChildren("Elsewhere: ", make("code", { textContent: `ffplay ${url}` }), " · ", make("code", { textContent: `vlc ${url}` }));
+  const video = $("video");
+  try {
+    await (channel.format === "dash" ? startDash(video, url) : startHls(video, url));
+  } catch (e) {
+    startNative(video, url, channel.format, e);
+  }
+  video.muted = true; // browsers let only silent players start by themselves; the controls turn it on
+  video.play().catch(() => {});
+  $("watch").scrollIntoView({ behavior: "smooth" });
+}
+
+async function startHls(video, url) {
+  if (!window.Hls) await script("assets/hls.js");
+  if (!window.Hls?.isSupported()) throw new Error("no Media Source Extensions");
+  const hls = new window.Hls({ liveSyncDurationCount: 3 });
+  player = hls;
+  hls.on(window.Hls.Events.FRAG_LOADED, (_, data) => cell(data.frag.url, data.networkDetails?.getResponseHeader?.("Cache-Status")));
+  hls.on(window.Hls.Events.ERROR, (_, data) => {
+    if (!data.fatal) return;
+    $("playing").textContent = `trying again: ${data.details}`;
+    data.type === window.Hls.ErrorTypes.MEDIA_ERROR ? hls.recoverMediaError() : setTimeout(() => playing && hls.loadSource(url), 2000);
+  });
+  hls.loadSource(url);
+  hls.attachMedia(video);
+}
+
+async function startDash(video, url) {
+  if (!window.dashjs) await script("assets/dash.js");
+  const dash = window.dashjs.MediaPlayer().create();
+  player = dash;
+  dash.on("fragmentLoadingCompleted", (e) => {
+    const headers = e.response?.headers ?? e.request?.headers;
+    const status = typeof headers === "string" ? headers : headers?.["cache-status"];
+    if (e.request?.type === "MediaSegment") cell(e.request.url, status);
+  });
+  dash.on("error", (e) => { $("playing").textContent = `player error: ${e.error?.message || e.error}`; });
+  dash.initialize(video, url, true);
+}
+
+function startNative(video, url, format, why) {
+  const can = format === "hls" && video.canPlayType("application/vnd.apple.mpegurl");
+  if (can) {
+    video.src = url;
+    return;
+  }
+  $("playing").textContent = `This browser cannot play ${format.toUpperCase()} by itself, and this receiver was built without the player (${why.message}). Build it where npm is installed, or use ffplay or VLC with the URL below.`;
+}
+
+function watch(s) {
+  const video = $("video");
+  const channel = playing && s.channels.find((c) => c.name === playing);
+  if (!channel || $("watch").hidden) return;
+  const end = video.buffered.length ? video.buffered.end(video.buffered.length - 1) : 0;
+  const quality = video.getVideoPlaybackQuality?.();
+  $("overlay").textContent = `${video.videoWidth}×${video.videoHeight} · buffer ${Math.max(0, end - video.currentTime).toFixed(1)} s · ${quality ? `${quality.droppedVideoFrames} dropped frames` : ""}`;
+  const flight = channel.renditions.reduce((n, r) => n + r.in_flight, 0);
+  if (video.readyState < 3 && !video.ended) $("playing").textContent = `waiting for media: ${flight} segments on their way, ${mbit(channel.rate_bps)}, ${channel.state}${channel.reason ? ` (${channel.reason})` : ""}`;
+  else $("playing").textContent = `${channel.title || channel.name} at ${video.currentTime.toFixed(1)} s`;
+}
+
+// ---- doctor
+
+$("ask").addEventListener("click", async () => {
+  $("findings").replaceChildren(make("li", { textContent: "looking, up to three seconds…" }));
+  try {
+    const report = await (await fetch("api/doctor")).json();
+    const items = report.findings.map((f) => make("li", {},
+      make("span", { className: `state ${f.severity}`, textContent: f.severity }), ` ${f.code} · ${f.subject}: ${f.message}`,
+      ...(f.fix ? [make("pre", { textContent: f.fix })] : [])));
+    for (const blind of report.blind) items.push(make("li", { textContent: `not looked at: ${blind}` }));
+    $("findings").replaceChildren(...(items.length ? items : [make("li", { textContent: "nothing is joined, so there is nothing to look at" })]));
+  } catch (e) {
+    $("findings").replaceChildren(make("li", { textContent: `the receiver did not answer: ${e.message}` }));
+  }
+});
+
+// ---- life
+
+function show(s) {
+  remember(s);
+  headline(s);
+  showChannels(s);
+  showFlows(s);
+  showMemory(s);
+  showPlots();
+  watch(s);
+}
+
+async function main() {
+  try {
+    const past = await (await fetch("api/history")).json();
+    Object.assign(history.totals, past.totals);
+    Object.assign(history.channels, past.channels);
+  } catch { /* plots then start empty */ }
+  const events = new EventSource("api/events");
+  events.onmessage = (e) => show(JSON.parse(e.data));
+  events.onerror = () => { $("headline").textContent = "the receiver does not answer; trying again…"; };
+  $("scope").addEventListener("change", showPlots);
+  window.addEventListener("resize", showPlots);
+  const asked = new URLSearchParams(location.search).get("play");
+  if (asked) {
+    const wait = setInterval(() => { const c = current(asked); if (c) { clearInterval(wait); start(c); } }, 200);
+  }
+}
+main();
