@@ -1,13 +1,14 @@
 //! RaptorQ by K, packets, and both engines in memory. `cargo bench -p mahp-common --bench protocol`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use criterion::{BenchmarkId, Criterion, Throughput, black_box, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mahp_common::catalog::WireProfile;
 use mahp_common::fec::EncodeJob;
 use mahp_common::session::recv::{self, RecvConfig, RecvSession};
 use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::wire::alc::{AlcPacket, AlcRepr, PayloadId};
 use mahp_common::{Esi, Object, ObjectMeta, Sbn, Time, Toi, Tsi, WallTime};
+use std::hint::black_box;
 use std::time::Duration;
 
 const T: u16 = 1344;

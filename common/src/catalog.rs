@@ -325,7 +325,7 @@ impl Flow {
             repair.validate()?;
         }
         if !(limits::SYMBOL_SIZE_MIN..=limits::SYMBOL_SIZE_MAX).contains(&self.symbol_size)
-            || self.symbol_size % 8 != 0
+            || !self.symbol_size.is_multiple_of(8)
         {
             return Err(format!(
                 "symbol size {}: must be a multiple of 8 from {} to {}",

@@ -59,6 +59,9 @@ pub struct Log {
     pub closed: u32,
 }
 
+/// Decides whether a packet gets to the link.
+pub type Filter = Box<dyn FnMut(FlowKind, &[u8]) -> bool>;
+
 /// One sender, one link, one receiver.
 pub struct Pair {
     pub now: Time,
@@ -70,7 +73,7 @@ pub struct Pair {
     pub sent: Vec<(Time, FlowKind, usize)>,
     pub keep_sent: bool,
     /// Return false to drop a packet before the link (targeted loss).
-    pub filter: Box<dyn FnMut(FlowKind, &[u8]) -> bool>,
+    pub filter: Filter,
     link: Netem<Vec<u8>>,
     epoch: Instant,
     sender_timeout: Option<Time>,

@@ -242,7 +242,7 @@ impl Joined {
                 }
                 Some(control) = self.controls.recv() => intake.control(control),
                 received = receive(&mut self.source, self.repair.as_mut(), &intake) => { received?; }
-                () = tokio::time::sleep_until(self.clock.instant(until).into()) => {
+                () = tokio::time::sleep_until(self.clock.instant(until)) => {
                     intake.input(Input::Timeout { now: self.clock.now() });
                 }
             }

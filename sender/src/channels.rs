@@ -206,7 +206,7 @@ impl Channels {
 
     /// Above the TOIs of any run before: ten a second are never reached by the objects of one rendition.
     fn first_toi(&self) -> u32 {
-        u32::try_from(self.shared.clock.wall().unix_millis() / 100 & 0x7fff_ffff).unwrap_or(1).max(1)
+        u32::try_from((self.shared.clock.wall().unix_millis() / 100) & 0x7fff_ffff).unwrap_or(1).max(1)
     }
 }
 

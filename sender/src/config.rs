@@ -393,7 +393,7 @@ fn channel(
         name = free.unwrap_or(name);
     }
     let symbol_size = s.symbol_size.unwrap_or(limits::SYMBOL_SIZE_DEFAULT);
-    if symbol_size % 8 != 0 || !(64..=limits::SYMBOL_SIZE_MAX).contains(&symbol_size) {
+    if !symbol_size.is_multiple_of(8) || !(64..=limits::SYMBOL_SIZE_MAX).contains(&symbol_size) {
         let hint = format!(
             "use a multiple of 8 from 64 to {}; 1344 fits tunnels and PPPoE",
             limits::SYMBOL_SIZE_MAX

@@ -54,9 +54,8 @@ async fn connection(stream: TcpStream, current: watch::Receiver<Arc<Published>>)
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, serving).await {
-        Ok(Err(e)) => tracing::debug!("connection: {e}"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(e)) = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await {
+        tracing::debug!("connection: {e}")
     }
 }
 

@@ -27,6 +27,7 @@ struct Inner {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Kept {
     Memory(Object),
     Disk(Box<ObjectMeta>, u64),

@@ -333,7 +333,7 @@ pub fn iso8601(at: WallTime) -> String {
 /// Year, month, day of the day `days` after 1970-01-01, in the proleptic Gregorian calendar.
 fn civil(days: u64) -> (u64, u64, u64) {
     let (mut year, mut left) = (1970, days);
-    let leap = |y: u64| u64::from(y % 4 == 0 && (y % 100 != 0 || y % 400 == 0));
+    let leap = |y: u64| u64::from(y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400)));
     // 400 years have 146 097 days.
     year += left / 146_097 * 400;
     left %= 146_097;

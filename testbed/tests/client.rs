@@ -14,7 +14,7 @@ async fn origin() -> Origin {
     let now = mahp_runtime::clock::Clock::new().wall();
     let epoch = WallTime::from_unix_millis(now.unix_millis() - 60_500);
     let presentation = Presentation::new(Clip::embedded(), epoch, Duration::from_secs(8));
-    Origin::start(([127, 0, 0, 1], 0).into(), presentation).await.unwrap()
+    Origin::start(([127, 0, 0, 1], 0).into(), presentation).await.expect("origin starts")
 }
 
 fn options(origin: &Origin, path: &str, secs: u64) -> Options {

@@ -69,7 +69,7 @@ impl Blocks {
                 if sub_blocks != 1 {
                     return bad("sub-blocks");
                 }
-                if alignment == 0 || oti.symbol_size % u16::from(alignment) != 0 {
+                if alignment == 0 || !oti.symbol_size.is_multiple_of(u16::from(alignment)) {
                     return bad("alignment");
                 }
                 // An empty object has no block to code, and a block without symbols cannot be coded.

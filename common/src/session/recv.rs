@@ -110,6 +110,10 @@ pub enum Input<'a> {
 
 /// What comes out.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time on the stack; a box would be an allocation an event"
+)]
 pub enum Output {
     /// Work for another thread.
     Command(Command),

@@ -235,9 +235,12 @@ struct Queued {
 #[derive(Debug)]
 struct Identities {
     next_toi: u32,
-    known: HashMap<(String, Option<u64>, Option<Digest>), (Toi, u32)>,
-    order: VecDeque<(String, Option<u64>, Option<Digest>)>,
+    known: HashMap<Identity, (Toi, u32)>,
+    order: VecDeque<Identity>,
 }
+
+/// What makes an object the same one: URL, first byte of its range, digest.
+type Identity = (String, Option<u64>, Option<Digest>);
 
 /// Objects remembered for a second sending: the oldest is forgotten (and would get a new TOI).
 const REMEMBERED_OBJECTS: usize = 65_536;

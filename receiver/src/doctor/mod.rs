@@ -82,7 +82,7 @@ pub struct Report {
 impl Report {
     /// Sorts worst first and sets the severity.
     pub fn new(mut findings: Vec<Finding>, blind: Vec<String>) -> Report {
-        findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+        findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
         let severity = findings.first().map_or(Severity::Ok, |f| f.severity);
         Report { severity, findings, blind }
     }

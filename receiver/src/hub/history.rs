@@ -19,12 +19,15 @@ pub(super) struct Rings {
     flows: BTreeMap<String, Series>,
 }
 
+/// By channel or flow: name and value of each series.
+type Values = Vec<(String, Vec<(&'static str, Option<f64>)>)>;
+
 /// The values of one second.
 #[derive(Debug, Default)]
 pub(super) struct Second {
     pub(super) totals: Vec<(&'static str, Option<f64>)>,
-    pub(super) channels: Vec<(String, Vec<(&'static str, Option<f64>)>)>,
-    pub(super) flows: Vec<(String, Vec<(&'static str, Option<f64>)>)>,
+    pub(super) channels: Values,
+    pub(super) flows: Values,
 }
 
 impl Rings {
@@ -51,11 +54,7 @@ impl Rings {
 }
 
 /// What has no value this second is gone from the description; its series goes when all its values have.
-fn append_all(
-    all: &mut BTreeMap<String, Series>,
-    mut values: Vec<(String, Vec<(&'static str, Option<f64>)>)>,
-    filled: usize,
-) {
+fn append_all(all: &mut BTreeMap<String, Series>, mut values: Values, filled: usize) {
     for (name, _) in &values {
         all.entry(name.clone()).or_default();
     }

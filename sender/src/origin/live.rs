@@ -99,7 +99,7 @@ impl Follower {
             answer = self.poll.answer(), if !self.ended => if let Some(version) = answer {
                 self.on_version(version);
             },
-            () = sleep_until(clock.instant(self.repeat_at).into()) => self.repeat_inits(),
+            () = sleep_until(clock.instant(self.repeat_at)) => self.repeat_inits(),
         }
     }
 
@@ -203,7 +203,7 @@ impl Poll {
     /// The next changed version, or none when there was no change (or no answer). Cancel safe.
     async fn answer(&mut self) -> Option<Version> {
         if self.request.is_empty() {
-            sleep_until(self.origin.clock.instant(self.next).into()).await;
+            sleep_until(self.origin.clock.instant(self.next)).await;
             self.ask();
         }
         match self.request.join_next().await {

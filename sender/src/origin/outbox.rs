@@ -63,6 +63,7 @@ struct Again {
 
 /// What [`Outbox::step`] did.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time on the stack")]
 pub enum Step {
     /// Something, of no interest outside.
     Moved,
@@ -137,7 +138,7 @@ impl Outbox {
                 Ok((job, result)) => self.on_answer(job, result),
                 Err(_) => Step::Moved,
             },
-            () = async { match wake { Some(at) => sleep_until(self.origin.clock.instant(at).into()).await, None => pending().await } } => Step::Moved,
+            () = async { match wake { Some(at) => sleep_until(self.origin.clock.instant(at)).await, None => pending().await } } => Step::Moved,
         }
     }
 
