@@ -1,6 +1,6 @@
 //! One joined rendition: its sockets, its engine, its decoding.
 //!
-//! [`run`] moves datagrams into the engine and what the engine says to the hub, until it is told to stop. The hub shares the
+//! [`Joined::run`] moves datagrams into the engine and what the engine says to the hub, until it is told to stop. The hub shares the
 //! engine ([`Shared::session`]) to look how far an object is; it never holds it for long.
 
 use crate::urls::RenditionKey;

@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn loss_is_over_seconds_with_data() {
-        let mut stats = RenditionStats::default();
-        stats.this_second = Window { lost_symbols: 5, expected_symbols: 100, unfinished: 1, finished: 3 };
+        let this_second = Window { lost_symbols: 5, expected_symbols: 100, unfinished: 1, finished: 3 };
+        let mut stats = RenditionStats { this_second, ..RenditionStats::default() };
         stats.second();
         for _ in 0..100 {
             stats.second();

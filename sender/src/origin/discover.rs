@@ -70,7 +70,7 @@ pub struct FoundRendition {
 pub enum What {
     /// A media playlist.
     Hls(Box<HlsRendition>),
-    /// A Representation: its number in [`Found::ladder`].
+    /// A Representation: its number in the ladder.
     Dash(usize),
 }
 
