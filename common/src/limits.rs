@@ -53,6 +53,14 @@ pub const REMEMBERED_TOIS: usize = 4096;
 pub const MANIFEST_BYTES: usize = 16 << 20;
 /// Lines of a playlist: refused above this.
 pub const PLAYLIST_LINES: usize = 400_000;
+/// URL or reference in a manifest: longer base URLs are refused, longer references left alone.
+pub const URL_BYTES: usize = 8 << 10;
+/// EXT-X-DEFINE in a playlist: refused above this.
+pub const PLAYLIST_VARIABLES: usize = 1000;
+/// Period, AdaptationSet and Representation elements of an MPD: refused above this.
+pub const MPD_LEVELS: usize = 50_000;
+/// `S` and `SegmentURL` elements of an MPD: refused above this.
+pub const MPD_ENTRIES: usize = 500_000;
 /// Nesting of an MPD: refused above this.
 pub const MPD_DEPTH: usize = 32;
 /// Segments enumerated from one Representation: the rest is left out.

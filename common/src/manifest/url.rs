@@ -1,7 +1,11 @@
 //! Origin URLs, the receiver's paths for them, and cache keys.
 
+use super::ManifestError;
+use crate::limits;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use url::{Position, Url, form_urlencoded};
 
@@ -55,20 +59,28 @@ pub fn cache_key(url: &Url, drop_parameters: &[String]) -> String {
 /// (it already leads there, or it is not ours to map: `data:`, `skd:`, `urn:`, unparsable). The result is a relative
 /// reference (`../../https/host/path`), so that reverse proxies under a sub-folder work.
 pub fn rewrite_reference(reference: &str, base: &Url, served_path: &str, map: &dyn UrlMap) -> Option<String> {
-    ReferenceRewriter::new(base, served_path, map)?.rewrite(reference)
+    ReferenceRewriter::new(base, served_path, map).ok()?.rewrite(reference).ok()?
 }
+
+/// Bytes of URLs that are resolved for one manifest, so that a long base and many references cost no minutes.
+const WORK: usize = 16 * limits::MANIFEST_BYTES;
 
 /// [`rewrite_reference`] for many references of one manifest: what does not change between them is computed once.
 pub(super) struct ReferenceRewriter<'a> {
     base: Cow<'a, Url>,
     served: Url,
     map: &'a dyn UrlMap,
+    /// What is left of [`WORK`], shared with [`Self::rebased`].
+    work: Rc<Cell<usize>>,
 }
 
 impl<'a> ReferenceRewriter<'a> {
-    /// `None` if `served_path` cannot be a path of a URL.
-    pub(super) fn new(base: &'a Url, served_path: &str, map: &'a dyn UrlMap) -> Option<Self> {
-        Some(ReferenceRewriter { base: Cow::Borrowed(base), served: local_url(served_path)?, map })
+    pub(super) fn new(base: &'a Url, served_path: &str, map: &'a dyn UrlMap) -> Result<Self, ManifestError> {
+        if base.as_str().len().max(served_path.len()) > limits::URL_BYTES {
+            return Err(ManifestError::Limit("length of a base URL"));
+        }
+        let served = local_url(served_path).ok_or(ManifestError::NotThat("path that can be served"))?;
+        Ok(ReferenceRewriter { base: Cow::Borrowed(base), served, map, work: Rc::new(Cell::new(WORK)) })
     }
 
     /// The manifest's URL at the receiver, with a host of no meaning.
@@ -83,7 +95,7 @@ impl<'a> ReferenceRewriter<'a> {
 
     /// The same for references below a base URL of their own, at the origin and as the player sees it.
     pub(super) fn rebased(&self, base: Url, served: Url) -> ReferenceRewriter<'a> {
-        ReferenceRewriter { base: Cow::Owned(base), served, map: self.map }
+        ReferenceRewriter { base: Cow::Owned(base), served, map: self.map, work: Rc::clone(&self.work) }
     }
 
     /// The relative reference that leads to a path of the receiver.
@@ -92,13 +104,27 @@ impl<'a> ReferenceRewriter<'a> {
     }
 
     /// See [`rewrite_reference`].
-    pub(super) fn rewrite(&self, reference: &str) -> Option<String> {
+    pub(super) fn rewrite(&self, reference: &str) -> Result<Option<String>, ManifestError> {
         self.rewrite_as_seen(reference, Some(reference))
     }
 
     /// As [`Self::rewrite`] where the player sees another text than the origin meant (variables with other values);
     /// `seen` is `None` where the player sees nothing that it could use.
-    pub(super) fn rewrite_as_seen(&self, reference: &str, seen: Option<&str>) -> Option<String> {
+    pub(super) fn rewrite_as_seen(
+        &self,
+        reference: &str,
+        seen: Option<&str>,
+    ) -> Result<Option<String>, ManifestError> {
+        if reference.len().max(seen.map_or(0, str::len)) > limits::URL_BYTES {
+            return Ok(None);
+        }
+        let work = self.base.as_str().len() + self.served.as_str().len() + reference.len();
+        let left = self.work.get().checked_sub(work);
+        self.work.set(left.ok_or(ManifestError::Limit("references"))?);
+        Ok(self.resolve(reference, seen))
+    }
+
+    fn resolve(&self, reference: &str, seen: Option<&str>) -> Option<String> {
         if reference.trim_ascii().is_empty() {
             return None;
         }
@@ -118,14 +144,14 @@ impl<'a> ReferenceRewriter<'a> {
         Some(out)
     }
 
-    /// Whether the player arrives at `target` without our help. A reference that names a scheme or a host never does, even
-    /// where the URL Standard would let `http:seg.ts` pass for a relative one.
+    /// Whether the player arrives at `target` without our help. A reference that names a scheme or a host, or begins at the
+    /// root, never does: a reverse proxy may have put us into a sub-folder.
     fn leads_to(&self, reference: &str, target: &str) -> bool {
-        !names_scheme_or_host(reference)
-            && self
-                .served
-                .join(reference)
-                .is_ok_and(|u| &u[Position::BeforePath..Position::AfterQuery] == target)
+        let arrives = |url: Url| {
+            url.host_str() == self.served.host_str()
+                && &url[Position::BeforePath..Position::AfterQuery] == target
+        };
+        !is_anchored(reference) && self.served.join(reference).is_ok_and(arrives)
     }
 }
 
@@ -135,12 +161,12 @@ fn local_url(path: &str) -> Option<Url> {
     Url::parse(&format!("http://receiver.invalid{slash}{path}")).ok()
 }
 
-/// Whether a reference starts with `scheme:` or `//` (backslashes count as slashes in the URL Standard).
-fn names_scheme_or_host(reference: &str) -> bool {
+/// Whether a reference starts with `scheme:` or `/` (backslashes count as slashes in the URL Standard).
+fn is_anchored(reference: &str) -> bool {
     let reference = reference.trim_start_matches(|c: char| c <= ' ');
     let mut bytes = reference.bytes();
     match bytes.next() {
-        Some(b'/' | b'\\') => matches!(bytes.next(), Some(b'/' | b'\\')),
+        Some(b'/' | b'\\') => true,
         Some(first) if first.is_ascii_alphabetic() => {
             bytes.find(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))) == Some(b':')
         }

@@ -49,6 +49,8 @@ fn references_lead_through_the_receiver() {
         ("https://cdn.example/a/b/video/a:b.ts", Some("./a:b.ts")),
         ("https://cdn.example/a/b/video//x.ts", Some(".//x.ts")),
         ("/a/b/video/seg.ts", Some("seg.ts")),
+        ("ht\ntps://ads.example/x", None),
+        ("ht\ntps://o.example/x", Some("../../../https/o.example/x")),
         ("../../seg.ts", Some("../../../https/cdn.example/a/seg.ts")),
         ("/root.ts", Some("../../../https/cdn.example/root.ts")),
         ("http://cdn.example/a/b/x.ts", Some("../../../http/cdn.example/a/b/x.ts")),
@@ -66,6 +68,20 @@ fn references_lead_through_the_receiver() {
         let got = rewrite_reference(reference, &base, served, &channel());
         assert_eq!(got.as_deref(), expected, "{reference}");
     }
+}
+
+/// Origin and receiver have the same paths: still nothing may begin at the root, or name the origin.
+#[test]
+fn paths_that_are_alike_are_told_apart() {
+    let base = url("https://cdn.example/live/news/a.m3u8");
+    let map = ChannelMap::new("/live/news/", &base, all());
+    for reference in
+        ["/live/news/b.ts", "https://cdn.example/live/news/b.ts", "ht\ttps://cdn.example/live/news/b.ts"]
+    {
+        let got = rewrite_reference(reference, &base, "/live/news/a.m3u8", &map);
+        assert_eq!(got.as_deref(), Some("b.ts"), "{reference}");
+    }
+    assert_eq!(rewrite_reference("b.ts", &base, "/live/news/a.m3u8", &map), None);
 }
 
 #[test]
@@ -149,7 +165,7 @@ proptest! {
             let arrived = at.join(written.as_deref().unwrap_or(&reference)).unwrap();
             prop_assert_eq!(&arrived[Position::BeforePath..Position::AfterQuery], &target);
             prop_assert_eq!(arrived.fragment(), resolved.fragment());
-            prop_assert!(!names_scheme_or_host(written.as_deref().unwrap_or("")));
+            prop_assert!(!is_anchored(written.as_deref().unwrap_or("")));
             let mut plain = resolved.clone();
             plain.set_fragment(None);
             prop_assert_eq!(map.to_origin(&target), Some(plain));

@@ -4,14 +4,23 @@ use super::xml::{self, Item, Tag, Walk};
 use crate::limits;
 use crate::manifest::{ManifestError, datetime};
 use crate::object::ByteRange;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes of names and references that are kept, over the whole document.
 const KEPT_BYTES: usize = 2 * limits::MANIFEST_BYTES;
 
-/// The attributes of an element that are kept, unescaped, by local name.
-pub(super) type Attributes = BTreeMap<String, String>;
+/// UTCTiming elements that are kept.
+const CLOCKS_MAX: usize = 16;
+
+/// The attributes of an element that are kept, unescaped, by local name: a handful, so a list will do.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attributes(Vec<(String, String)>);
+
+impl Attributes {
+    pub(super) fn get(&self, name: &str) -> Option<&String> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+    }
+}
 
 /// The MPD element.
 #[derive(Debug, Default)]
@@ -48,9 +57,9 @@ pub(super) struct Representation {
 pub(super) struct Level {
     /// The first BaseURL, and its @availabilityTimeOffset.
     pub(super) base_url: Option<(String, Option<f64>)>,
-    pub(super) template: Option<Segmenting>,
-    pub(super) list: Option<Segmenting>,
-    pub(super) single: Option<Segmenting>,
+    pub(super) template: Option<Box<Segmenting>>,
+    pub(super) list: Option<Box<Segmenting>>,
+    pub(super) single: Option<Box<Segmenting>>,
 }
 
 /// A SegmentTemplate, SegmentList or SegmentBase.
@@ -154,6 +163,8 @@ struct Reader {
     /// @availabilityTimeOffset of the open BaseURL.
     base_offset: Option<f64>,
     kept: usize,
+    levels: usize,
+    entries: usize,
 }
 
 impl Reader {
@@ -164,6 +175,12 @@ impl Reader {
             Element::Other => return Ok(()),
             Element::S => return self.push_entry(tag),
             _ => {}
+        }
+        if matches!(element, Element::Period | Element::AdaptationSet | Element::Representation) {
+            self.levels += 1;
+            if self.levels > limits::MPD_LEVELS {
+                return Err(ManifestError::Limit("Periods, AdaptationSets and Representations"));
+            }
         }
         let attributes = self.attributes(tag)?;
         match element {
@@ -192,6 +209,7 @@ impl Reader {
             }
             Element::SegmentUrl => self.push_url(&attributes)?,
             Element::BaseUrl => self.base_offset = time_offset(&attributes),
+            Element::UtcTiming if self.document.utc_timing.len() == CLOCKS_MAX => {}
             Element::UtcTiming => {
                 let of = |name: &str| attributes.get(name).cloned().unwrap_or_default();
                 self.document.utc_timing.push((of("schemeIdUri"), of("value")));
@@ -225,9 +243,9 @@ impl Reader {
                 }
                 if let Some(level) = self.level() {
                     match kind {
-                        Kind::Template => level.template = Some(segmenting),
-                        Kind::List => level.list = Some(segmenting),
-                        Kind::Base => level.single = Some(segmenting),
+                        Kind::Template => level.template = Some(segmenting.into()),
+                        Kind::List => level.list = Some(segmenting.into()),
+                        Kind::Base => level.single = Some(segmenting.into()),
                     }
                 }
             }
@@ -250,11 +268,12 @@ impl Reader {
 
     /// Attributes without prefix, unescaped.
     fn attributes(&mut self, tag: &Tag<'_>) -> Result<Attributes, ManifestError> {
-        let (mut out, mut bytes) = (Attributes::new(), 0);
+        let (mut out, mut bytes) = (Attributes::default(), 0);
         tag.attributes(|a| {
-            if let (true, true, Some(value)) = (a.prefix.is_empty(), is_kept(a.name), xml::text_of(a.raw)) {
+            let wanted = a.prefix.is_empty() && is_kept(a.name) && out.get(a.name).is_none();
+            if wanted && let Some(value) = xml::text_of(a.raw) {
                 bytes += value.len();
-                out.entry(a.name.to_owned()).or_insert_with(|| value.into_owned());
+                out.0.push((a.name.to_owned(), value.into_owned()));
             }
         });
         self.keep(bytes)?;
@@ -270,15 +289,28 @@ impl Reader {
         }
     }
 
+    /// The text of a BaseURL or Location; none if it is longer than any URL.
     fn keep_text(&mut self, content: &str) -> Result<Option<String>, ManifestError> {
-        self.keep(content.len())?;
-        Ok(xml::text_of(content).map(|text| text.trim_ascii().to_owned()).filter(|text| !text.is_empty()))
+        let text = xml::text_of(content).map(|text| text.trim_ascii().to_owned());
+        let text = text.filter(|text| !text.is_empty());
+        if text.as_ref().is_some_and(|text| text.len() > limits::URL_BYTES) {
+            return Err(ManifestError::Limit("length of a base URL"));
+        }
+        self.keep(text.as_ref().map_or(0, String::len))?;
+        Ok(text)
+    }
+
+    fn count_entry(&mut self) -> Result<(), ManifestError> {
+        self.entries += 1;
+        if self.entries > limits::MPD_ENTRIES {
+            Err(ManifestError::Limit("S and SegmentURL elements"))
+        } else {
+            Ok(())
+        }
     }
 
     fn push_entry(&mut self, tag: &Tag<'_>) -> Result<(), ManifestError> {
-        if self.timeline.len() == limits::MPD_SEGMENTS {
-            return Err(ManifestError::Limit("entries of a SegmentTimeline"));
-        }
+        self.count_entry()?;
         let mut entry = S::default();
         tag.attributes(|a| match a.name {
             "t" => entry.t = integer(a.raw),
@@ -292,9 +324,7 @@ impl Reader {
     }
 
     fn push_url(&mut self, attributes: &Attributes) -> Result<(), ManifestError> {
-        if self.urls.len() == limits::MPD_SEGMENTS {
-            return Err(ManifestError::Limit("entries of a SegmentList"));
-        }
+        self.count_entry()?;
         self.urls.push(SegmentUrl {
             media: attributes.get("media").map(|u| Arc::from(u.as_str())),
             range: attributes.get("mediaRange").and_then(|r| byte_range(r)),

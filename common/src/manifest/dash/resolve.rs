@@ -106,7 +106,7 @@ impl Inherited {
                     Kind::List => &mut own.list,
                     Kind::Single => &mut own.single,
                 };
-                *slot = said.clone().or(slot);
+                *slot = Segmenting::clone(said).or(slot);
                 own.addressing = Some((kind, slot.clone()));
             }
         }

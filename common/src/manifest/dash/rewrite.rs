@@ -15,8 +15,6 @@ use url::{Position, Url};
 
 /// Different bases below one level that its references are tried with.
 const BASES_PER_LEVEL: usize = 64;
-/// References tried with bases, over the whole document.
-const TRIALS: usize = 2_000_000;
 
 /// See [`super::rewrite`].
 pub(super) fn rewrite(
@@ -26,8 +24,7 @@ pub(super) fn rewrite(
     map: &dyn UrlMap,
     options: &RewriteOptions,
 ) -> Result<Vec<Edit>, ManifestError> {
-    let document = ReferenceRewriter::new(base, served_path, map)
-        .ok_or(ManifestError::NotThat("path of a URL that the MPD could be served at"))?;
+    let document = ReferenceRewriter::new(base, served_path, map)?;
     let levels = survey(text)?;
     let bases = Bases::new(&levels, &document)?;
     let mut rewriter = Rewriter {
@@ -36,7 +33,6 @@ pub(super) fn rewrite(
         levels: &levels,
         bases: &bases,
         options,
-        trials: TRIALS,
         next_level: 0,
         path: Vec::new(),
         edits: Edits::default(),
@@ -117,13 +113,16 @@ fn survey(text: &str) -> Result<Vec<Level>, ManifestError> {
                         Element::Level(level) => Some(*level),
                         _ => None,
                     });
+                    if levels.len() > limits::MPD_LEVELS {
+                        return Err(ManifestError::Limit("Periods, AdaptationSets and Representations"));
+                    }
                     levels.push(Level { parent, ..Level::default() });
                 }
                 path.push(element);
             }
             Item::Close(content) => match path.pop() {
                 Some(Element::BaseUrl(level)) if levels[level].base_url.is_none() => {
-                    levels[level].base_url = reference_text(&text[content]);
+                    levels[level].base_url = reference_text(&text[content])?;
                 }
                 Some(Element::Level(level)) if path.len() == 3 => representations.push(level),
                 _ => {}
@@ -153,10 +152,12 @@ fn note_use(levels: &mut [Level], representation: usize) {
     }
 }
 
-fn reference_text(content: &str) -> Option<String> {
-    let text = xml::text_of(content)?;
-    let text = text.trim_ascii();
-    (!text.is_empty()).then(|| text.to_owned())
+fn reference_text(content: &str) -> Result<Option<String>, ManifestError> {
+    let text = xml::text_of(content).map(|text| text.trim_ascii().to_owned());
+    match text.filter(|text| !text.is_empty()) {
+        Some(text) if text.len() > limits::URL_BYTES => Err(ManifestError::Limit("length of a base URL")),
+        text => Ok(text),
+    }
 }
 
 /// For each level, how references below it are rewritten. Only levels with a BaseURL have an entry of their own.
@@ -180,8 +181,8 @@ impl<'a> Bases<'a> {
                 // Parents come first in document order.
                 (Some(reference), parent) => Some(match parent.and_then(|p| bases.of(levels, p)) {
                     Some(Base::Theirs(above)) => below_theirs(above, reference),
-                    Some(Base::Ours(above)) => below_ours(above, reference),
-                    None => below_ours(document, reference),
+                    Some(Base::Ours(above)) => below_ours(above, reference)?,
+                    None => below_ours(document, reference)?,
                 }),
                 (None, _) => None,
             };
@@ -210,19 +211,19 @@ impl<'a> Bases<'a> {
     }
 }
 
-fn below_ours<'a>(above: &ReferenceRewriter<'a>, reference: &str) -> Base<'a> {
+fn below_ours<'a>(above: &ReferenceRewriter<'a>, reference: &str) -> Result<Base<'a>, ManifestError> {
     let Ok(origin) = above.base().join(reference) else {
-        return Base::Theirs(above.base().clone());
+        return Ok(Base::Theirs(above.base().clone()));
     };
-    let seen = match above.rewrite(reference) {
+    let seen = match above.rewrite(reference)? {
         Some(with) => above.served().join(&with),
         None => above.served().join(reference),
     };
-    match seen {
+    Ok(match seen {
         // An absolute reference that stays leads away from the receiver.
         Ok(seen) if seen.host_str() == above.served().host_str() => Base::Ours(above.rebased(origin, seen)),
         _ => Base::Theirs(origin),
-    }
+    })
 }
 
 fn below_theirs<'a>(above: &Url, reference: &str) -> Base<'a> {
@@ -236,7 +237,6 @@ struct Rewriter<'a> {
     levels: &'a [Level],
     bases: &'a Bases<'a>,
     options: &'a RewriteOptions,
-    trials: usize,
     next_level: usize,
     path: Vec<Element>,
     edits: Edits,
@@ -247,27 +247,35 @@ impl Rewriter<'_> {
         let element = element(self.path.last().copied(), self.path.len(), tag.name(), self.next_level);
         self.next_level += usize::from(matches!(element, Element::Level(_)));
         self.path.push(element);
+        let clock = if element == Element::UtcTiming { self.clock_reference(tag) } else { None };
+        let is_event_stream = tag.name() == "EventStream";
         let mut result = Ok(());
-        tag.attributes(|attribute| {
+        tag.attributes(|a| {
             if result.is_ok() {
-                result = self.attribute(element, tag, &attribute);
+                result = self.attribute(element, is_event_stream, clock.as_deref(), &a);
             }
         });
         result
     }
 
-    fn attribute(&mut self, element: Element, tag: &Tag<'_>, a: &Attribute<'_>) -> Result<(), ManifestError> {
+    fn attribute(
+        &mut self,
+        element: Element,
+        is_event_stream: bool,
+        clock: Option<&str>,
+        a: &Attribute<'_>,
+    ) -> Result<(), ManifestError> {
         let with = match (element, a.prefix, a.name) {
-            (Element::Level(_) | Element::Segmenting(_), "xlink", "href") => self.document_reference(a.raw),
-            (Element::Other, "xlink", "href") if tag.name() == "EventStream" => {
-                self.document_reference(a.raw)
+            (Element::Level(_) | Element::Segmenting(_), "xlink", "href") => {
+                self.document_reference(a.raw)?
             }
+            (Element::Other, "xlink", "href") if is_event_stream => self.document_reference(a.raw)?,
             (
                 Element::Segmenting(level),
                 "",
                 "media" | "initialization" | "index" | "bitstreamSwitching" | "sourceURL",
             ) => self.segment_reference(level, a.raw)?,
-            (Element::UtcTiming, "", "value") => self.clock_reference(tag).filter(|with| with != a.raw),
+            (Element::UtcTiming, "", "value") => clock.filter(|with| *with != a.raw).map(str::to_owned),
             _ => None,
         };
         match with {
@@ -279,13 +287,13 @@ impl Rewriter<'_> {
     fn close(&mut self, content: Range<usize>) -> Result<(), ManifestError> {
         let raw = &self.text[content.clone()];
         let with = match self.path.pop() {
-            Some(Element::DocumentUrl) => self.document_reference(raw),
+            Some(Element::DocumentUrl) => self.document_reference(raw)?,
             Some(Element::BaseUrl(level)) => {
                 let parent = self.levels[level].parent;
                 match parent.and_then(|parent| self.bases.of(self.levels, parent)) {
                     Some(Base::Theirs(_)) => None,
-                    Some(Base::Ours(base)) => rewrite_raw(base, raw),
-                    None => self.document_reference(raw),
+                    Some(Base::Ours(base)) => rewrite_raw(base, raw)?,
+                    None => self.document_reference(raw)?,
                 }
             }
             _ => None,
@@ -297,36 +305,37 @@ impl Rewriter<'_> {
     }
 
     /// References of the document as a whole do not regard BaseURL.
-    fn document_reference(&self, raw: &str) -> Option<String> {
+    fn document_reference(&self, raw: &str) -> Result<Option<String>, ManifestError> {
         rewrite_raw(self.document, raw)
     }
 
     /// A reference of a SegmentTemplate, SegmentList or SegmentBase at `level`, tried with the base of every
     /// Representation below. Where their answers differ, a path of the receiver is written if all mean the same one, and
     /// else nothing: the reference then leads to the path that the rewritten BaseURL makes of it.
-    fn segment_reference(&mut self, level: usize, raw: &str) -> Result<Option<String>, ManifestError> {
+    fn segment_reference(&self, level: usize, raw: &str) -> Result<Option<String>, ManifestError> {
         let Some(reference) = xml::text_of(raw) else { return Ok(None) };
         let own = [level];
         let used_with = &self.levels[level].used_with;
         let used_with = if used_with.is_empty() { &own[..] } else { used_with };
-        let left = self.trials.checked_sub(used_with.len());
-        self.trials = left.ok_or(ManifestError::Limit("references"))?;
-        let mut answers = used_with.iter().map(|level| match self.bases.of(self.levels, *level) {
-            None => (Some(self.document), self.document.rewrite(&reference)),
-            Some(Base::Ours(base)) => (Some(base), base.rewrite(&reference)),
-            Some(Base::Theirs(_)) => (None, None),
-        });
-        let Some(first) = answers.next() else { return Ok(None) };
-        let rest: Vec<_> = answers.collect();
-        if rest.iter().all(|(_, answer)| *answer == first.1) {
-            return Ok(first.1);
+        let mut answers = Vec::with_capacity(used_with.len());
+        for level in used_with {
+            answers.push(match self.bases.of(self.levels, *level) {
+                None => Some((self.document, self.document.rewrite(&reference)?)),
+                Some(Base::Ours(base)) => Some((base, base.rewrite(&reference)?)),
+                Some(Base::Theirs(_)) => None,
+            });
         }
-        let path = |(base, answer): &(Option<&ReferenceRewriter<'_>>, Option<String>)| {
-            let arrived = (*base)?.served().join(answer.as_deref()?).ok()?;
+        let written = |at: usize| answers[at].as_ref().and_then(|(_, answer)| answer.as_deref());
+        if (1..answers.len()).all(|at| written(at) == written(0)) {
+            return Ok(written(0).map(str::to_owned));
+        }
+        let path = |at: usize| {
+            let (base, answer) = answers[at].as_ref()?;
+            let arrived = base.served().join(answer.as_deref()?).ok()?;
             Some(arrived[Position::BeforePath..].to_owned())
         };
-        let common = path(&first);
-        Ok(common.filter(|common| rest.iter().all(|answer| path(answer).as_ref() == Some(common))))
+        let first = path(0).filter(|path| **path != *reference);
+        Ok(first.filter(|first| (1..answers.len()).all(|at| path(at).as_ref() == Some(first))))
     }
 
     /// The value of a UTCTiming of the http schemes that `/time` can stand in for. Players resolve it against the BaseURL
@@ -348,6 +357,9 @@ impl Rewriter<'_> {
     }
 }
 
-fn rewrite_raw(base: &ReferenceRewriter<'_>, raw: &str) -> Option<String> {
-    base.rewrite(xml::text_of(raw)?.trim_ascii())
+fn rewrite_raw(base: &ReferenceRewriter<'_>, raw: &str) -> Result<Option<String>, ManifestError> {
+    match xml::text_of(raw) {
+        Some(text) => base.rewrite(text.trim_ascii()),
+        None => Ok(None),
+    }
 }

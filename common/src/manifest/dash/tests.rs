@@ -418,15 +418,35 @@ fn what_is_refused() {
 /// Small documents that would become huge.
 #[test]
 fn what_is_made_of_them_is_bounded() {
-    let long = "x".repeat(1 << 20);
-    let many = "<Representation id='a'><BaseURL>b/</BaseURL></Representation>".repeat(1000);
+    let refused = |text: &str| {
+        let of_rewrite = rewrite(text, &testing::base(), SERVED, &testing::map(), &options()).unwrap_err();
+        (Mpd::parse(text.as_bytes(), &testing::base()).unwrap_err(), of_rewrite)
+    };
+    let same = |what| (ManifestError::Limit(what), ManifestError::Limit(what));
+    let text = format!("<MPD><BaseURL>{}</BaseURL></MPD>", "x".repeat(10_000));
+    assert_eq!(refused(&text), same("length of a base URL"));
+    let text = format!("<MPD>{}</MPD>", "<Period/>".repeat(60_000));
+    assert_eq!(refused(&text), same("Periods, AdaptationSets and Representations"));
+    let long = "x".repeat(8000);
+    let many = "<Representation id='a'><BaseURL>b/</BaseURL></Representation>".repeat(10_000);
     let text = format!(
         "<MPD><BaseURL>https://cdn.example/{long}/</BaseURL><Period id='{long}'><AdaptationSet>{many}</AdaptationSet></Period></MPD>"
     );
-    let refused = Mpd::parse(text.as_bytes(), &testing::base()).unwrap_err();
-    assert_eq!(refused, ManifestError::Limit("size of Representations"));
-    let refused = rewrite(&text, &testing::base(), SERVED, &testing::map(), &options()).unwrap_err();
-    assert_eq!(refused, ManifestError::Limit("size of base URLs"));
+    let expected =
+        (ManifestError::Limit("size of Representations"), ManifestError::Limit("size of base URLs"));
+    assert_eq!(refused(&text), expected);
+    let entries = "<S/>".repeat(600_000);
+    let text = format!(
+        "<MPD><Period><SegmentTemplate><SegmentTimeline>{entries}</SegmentTimeline></SegmentTemplate></Period></MPD>"
+    );
+    let too_many = Mpd::parse(text.as_bytes(), &testing::base()).unwrap_err();
+    assert_eq!(too_many, ManifestError::Limit("S and SegmentURL elements"));
+    let urls = "<SegmentURL media='a'/>".repeat(100_000);
+    let text = format!(
+        "<MPD><BaseURL>https://cdn.example/{long}/</BaseURL><Period><SegmentList>{urls}</SegmentList></Period></MPD>"
+    );
+    let too_long = rewrite(&text, &testing::base(), SERVED, &testing::map(), &options()).unwrap_err();
+    assert_eq!(too_long, ManifestError::Limit("references"));
 
     let of = |attributes: &str, inside: &str| {
         parse(&format!(

@@ -7,6 +7,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use url::Url;
 
+/// Attributes of EXT-X-DEFINE that are looked at; it has two.
+const DEFINE_ATTRIBUTES: usize = 8;
+
 /// One line. Offsets are bytes of the whole text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line<'a> {
@@ -192,6 +195,7 @@ pub(super) struct Variables<'a> {
     url: &'a Url,
     imports: &'a [(String, String)],
     known: BTreeMap<String, String>,
+    defined: usize,
     /// Bytes that substitution may still write: a long variable used in every line must not exhaust memory.
     budget: Cell<usize>,
 }
@@ -199,13 +203,24 @@ pub(super) struct Variables<'a> {
 impl<'a> Variables<'a> {
     /// `url`: of the playlist, for QUERYPARAM. `imports`: the master's variables.
     pub(super) fn new(url: &'a Url, imports: &'a [(String, String)]) -> Variables<'a> {
-        Variables { url, imports, known: BTreeMap::new(), budget: Cell::new(limits::MANIFEST_BYTES) }
+        Variables {
+            url,
+            imports,
+            known: BTreeMap::new(),
+            defined: 0,
+            budget: Cell::new(limits::MANIFEST_BYTES),
+        }
     }
 
     /// Reads the attributes of EXT-X-DEFINE.
-    pub(super) fn define(&mut self, list: &str) {
+    pub(super) fn define(&mut self, list: &str) -> Result<(), ManifestError> {
+        // Each may search all imports or the whole query.
+        self.defined += 1;
+        if self.defined > limits::PLAYLIST_VARIABLES {
+            return Err(ManifestError::Limit("EXT-X-DEFINE tags"));
+        }
         let (mut name, mut value) = (None, None);
-        for attribute in attributes(list) {
+        for attribute in attributes(list).take(DEFINE_ATTRIBUTES) {
             match attribute.name {
                 "NAME" => name = Some(attribute.value),
                 "VALUE" => value = Some(attribute.value.to_owned()),
@@ -224,6 +239,7 @@ impl<'a> Variables<'a> {
         if let (Some(name), Some(value)) = (name, value) {
             self.known.insert(name.to_owned(), value);
         }
+        Ok(())
     }
 
     /// All variables by name.

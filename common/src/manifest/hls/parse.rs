@@ -83,8 +83,7 @@ impl<'a> Reader<'a> {
         self.has_master_tags |= lines::is_master_tag(name);
         self.has_media_tags |= lines::is_media_tag(name);
         if name == "EXT-X-DEFINE" {
-            self.variables.define(value);
-            return Ok(());
+            return self.variables.define(value);
         }
         self.playlist_tag(name, value);
         self.segment_tag(name, value)?;

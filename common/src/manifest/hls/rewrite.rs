@@ -15,8 +15,7 @@ pub(super) fn rewrite(
     map: &dyn UrlMap,
     options: RewriteOptions<'_>,
 ) -> Result<Vec<Edit>, ManifestError> {
-    let references = ReferenceRewriter::new(base, served_path, map)
-        .ok_or(ManifestError::NotThat("path of a URL that the playlist could be served at"))?;
+    let references = ReferenceRewriter::new(base, served_path, map)?;
     let mut rewriter = Rewriter {
         cut_from: trim_from(text, options.trim_tail)?,
         options,
@@ -81,9 +80,8 @@ impl Rewriter<'_> {
                 None => Ok(()),
             },
             Kind::Tag("EXT-X-DEFINE", value) => {
-                self.at_origin.define(value);
-                self.at_player.define(value);
-                Ok(())
+                self.at_origin.define(value)?;
+                self.at_player.define(value)
             }
             Kind::Tag(name, _) if self.options.strip_low_latency && is_low_latency_tag(name) => {
                 self.edits.remove(line.start, line.next);
@@ -116,7 +114,7 @@ impl Rewriter<'_> {
             return Ok(None);
         }
         let (at_player, known) = self.at_player.substitute(uri)?;
-        let with = self.references.rewrite_as_seen(&at_origin, known.then_some(&*at_player));
+        let with = self.references.rewrite_as_seen(&at_origin, known.then_some(&*at_player))?;
         // The URL Standard leaves `{` in queries; here it would begin a variable. (It encodes `"`.)
         Ok(with.map(|w| if w.contains("{$") { w.replace("{$", "%7B$") } else { w }))
     }
@@ -130,13 +128,17 @@ impl Rewriter<'_> {
         if !attributes(list).any(|a| cut(a.name)) {
             return Ok(());
         }
-        let kept: Vec<&str> = attributes(list).filter(|a| !cut(a.name)).map(|a| a.whole).collect();
+        let mut kept = String::new();
+        for attribute in attributes(list).filter(|a| !cut(a.name)) {
+            kept.push_str(if kept.is_empty() { "" } else { "," });
+            kept.push_str(attribute.whole);
+        }
         if kept.is_empty() {
             self.edits.remove(line.start, line.next);
             return Ok(());
         }
         let start = line.offset_of(list);
-        self.edits.replace(start, start + list.len(), kept.join(","))
+        self.edits.replace(start, start + list.len(), kept)
     }
 }
 

@@ -346,8 +346,19 @@ fn what_is_written_is_bounded() {
     assert!(matches!(refused, ManifestError::Limit(_)));
     let text = format!("#EXTM3U\n{}", "x\n".repeat(10_000));
     let base = Url::parse(&format!("https://far.example/{}/", "y".repeat(8000))).unwrap();
-    let refused = rewrite(&text, &base, SERVED, &testing::map(), RewriteOptions::default()).unwrap_err();
-    assert!(matches!(refused, ManifestError::Limit(_)));
+    let refuse = |text: &str, base: &Url| {
+        rewrite(text, base, SERVED, &testing::map(), RewriteOptions::default()).unwrap_err()
+    };
+    assert_eq!(refuse(&text, &base), ManifestError::Limit("size of rewritten references"));
+    let text = format!("#EXTM3U\n{}", "data:\n".repeat(100_000));
+    assert_eq!(refuse(&text, &base), ManifestError::Limit("references"));
+    let base = Url::parse(&format!("https://far.example/{}/", "y".repeat(9000))).unwrap();
+    assert_eq!(refuse("#EXTM3U\n", &base), ManifestError::Limit("length of a base URL"));
+    let text = format!("#EXTM3U\n{}", "#EXT-X-DEFINE:IMPORT=\"a\"\n".repeat(2000));
+    assert_eq!(refuse(&text, &testing::base()), ManifestError::Limit("EXT-X-DEFINE tags"));
+    // A reference that is longer than any URL stays, a DRM header in a data: URL for one.
+    let text = format!("#EXTM3U\n#EXT-X-KEY:METHOD=X,URI=\"data:text/plain,{}\"\n", "z".repeat(20_000));
+    assert_eq!(rewritten(&text, RewriteOptions::default()), text);
 }
 
 /// Keys and maps are shared by segments, not copied into each.
