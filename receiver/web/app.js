@@ -47,7 +47,7 @@ function remember(s) {
   previous = s;
   for (const channel of s.channels) {
     const map = (history.channels[channel.name] ||= {});
-    const joined = channel.renditions.filter((r) => r.joined);
+    const joined = channel.renditions.filter((r) => r.joined && r.role !== "manifest");
     const most = (f) => (joined.length ? Math.max(...joined.map(f)) : null);
     push(map, "rate_bps", channel.rate_bps);
     push(map, "loss_before_fec", most((r) => r.loss_before_fec));
