@@ -112,9 +112,9 @@ fn for_attributes(
 }
 
 /// A value to keep as text. URLs and header fields have no control characters: those would be an attack on what the
-/// value is put into later.
+/// value is put into later. Non-characters are not XML.
 fn text(name: &'static str, value: &str) -> Result<Option<String>, FdtError> {
-    if value.chars().any(char::is_control) {
+    if value.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) {
         Err(FdtError::Attribute(name))
     } else {
         Ok(Some(value.to_owned()))
