@@ -110,5 +110,5 @@ done
 live=200
 mkdir live-source
 video 480x270 400k live-source/v0.mp4 $live
-video 240x136 150k live-source/v1.mp4 $live
+video 320x180 150k live-source/v1.mp4 $live
 audio 550 eng live-source/a0.mp4 $live

@@ -43,33 +43,29 @@ function measure() {
     started: null, startup: null, stalls: 0, stalled: 0, freezes: 0, jumps: 0, errors: [], warnings: [], samples: [], frames: 0, ended: false,
   });
   const began = performance.now();
-  let waitingSince = null, lastFrame = null, last = null;
-  const nearEnd = () => Number.isFinite(video.duration) && video.duration - video.currentTime < 0.5;
+  let waitingSince = null, last = null, advanced = null, frozen = false;
   video.addEventListener("playing", () => {
     const now = performance.now();
-    if (m.started === null) { m.started = now; m.startup = (now - began) / 1000; m.from = video.currentTime; }
+    if (m.started === null) { m.started = advanced = now; m.startup = (now - began) / 1000; m.from = video.currentTime; }
     if (waitingSince !== null) { m.stalled += (now - waitingSince) / 1000; waitingSince = null; }
   });
   video.addEventListener("waiting", () => {
-    if (m.started === null || m.done || nearEnd() || waitingSince !== null) return;
+    if (m.started === null || m.done || video.ended || waitingSince !== null) return;
     waitingSince = performance.now();
     m.stalls += 1;
   });
   video.addEventListener("ended", () => { m.ended = true; });
   video.addEventListener("error", () => m.errors.push(`media error ${video.error?.code} ${video.error?.message}`));
-  const frame = (now) => {
-    m.frames += 1;
-    // A picture that stands still for a second without any event is a stall as well.
-    if (lastFrame !== null && m.started !== null && !m.done && now - lastFrame > 1000) m.freezes += 1;
-    lastFrame = now;
-    video.requestVideoFrameCallback(frame);
-  };
+  const frame = () => { m.frames += 1; video.requestVideoFrameCallback(frame); };
   video.requestVideoFrameCallback(frame);
   setInterval(() => {
     const at = performance.now(), time = video.currentTime, b = video.buffered;
     const ahead = b.length ? b.end(b.length - 1) - time : 0;
+    if (last && time !== last.time) { advanced = at; frozen = false; }
     if (m.started !== null && !m.done) {
       if (last && time - last.time - (at - last.at) / 1000 > 0.4) m.jumps += 1;
+      // A clock that stands still for a second is a stall as well: players do not always send the event.
+      if (at - advanced > 1000 && !video.ended && waitingSince === null && !frozen) { frozen = true; m.freezes += 1; }
       m.samples.push([(at - m.started) / 1000, time, ahead].map((x) => Math.round(x * 100) / 100));
     }
     last = { at, time };
@@ -125,7 +121,7 @@ function picture() {
 
 // Runs in the page: what a cross-origin script may read of the media responses.
 async function readable(url) {
-  const response = await fetch(url, { cache: "no-store" });
+  const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(10000) });
   const seen = {};
   for (const name of ["date", "age", "etag", "cache-status", "content-length"]) seen[name] = response.headers.get(name);
   const host = new URL(url).host;
@@ -182,7 +178,7 @@ async function run(browser, job, plan, pageHost) {
 }
 
 function summary(job, m, responses, more) {
-  const bytes = { multicast: 0, repair: 0, unicast: 0, other: 0 };
+  const bytes = { multicast: 0, repaired: 0, unicast: 0, other: 0 };
   for (const r of responses) {
     const detail = /detail=([a-z]+)/.exec(r.from)?.[1] ?? "other";
     bytes[detail in bytes ? detail : "other"] += r.bytes;

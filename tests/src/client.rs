@@ -25,7 +25,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
     }
 
-    /// `multicast`, `repair` or `unicast`, as the receiver's Cache-Status (RFC 9211) says; empty from an origin.
+    /// `multicast`, `repaired` or `unicast`, as the receiver's Cache-Status (RFC 9211) says; empty from an origin.
     pub fn source(&self) -> &str {
         let status = self.header("cache-status");
         status
@@ -41,9 +41,10 @@ impl Answer {
 /// No connection, a broken body, or no complete answer within 30 s.
 pub fn get(url: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let whole = tokio::time::timeout(Duration::from_secs(30), exchange(url, headers));
-    runtime
-        .block_on(async { whole.await.with_context(|| format!("{url}: no complete answer within 30 s")) })?
+    runtime.block_on(async {
+        let whole = tokio::time::timeout(Duration::from_secs(30), exchange(url, headers)).await;
+        whole.with_context(|| format!("{url}: no complete answer within 30 s"))?
+    })
 }
 
 async fn exchange(url: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
@@ -125,7 +126,7 @@ pub fn compare(served: &str, original: &str, pieces: &[Piece]) -> Comparison {
                     ));
                 }
                 found.bytes += ours.body.len();
-                if matches!(ours.source(), "multicast" | "repair" | "repaired") {
+                if matches!(ours.source(), "multicast" | "repaired") {
                     found.by_multicast += ours.body.len();
                 }
             }

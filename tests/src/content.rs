@@ -12,19 +12,11 @@ pub const CLIP_SECONDS: f64 = 36.0;
 /// Frames of every VOD clip.
 pub const CLIP_FRAMES: usize = 900;
 
-/// Every VOD manifest, by folder: `(folder, manifest)`.
-pub const VOD: &[(&str, &str)] = &[
-    ("hls-ts", "master.m3u8"),
-    ("hls-fmp4", "master.m3u8"),
-    ("hls-ts-range", "master.m3u8"),
-    ("hls-fmp4-range", "master.m3u8"),
-    ("hls-aes", "master.m3u8"),
-    ("hls-alt", "master.m3u8"),
-    ("dash-number", "manifest.mpd"),
-    ("dash-time", "manifest.mpd"),
-    ("dash-list", "manifest.mpd"),
-    ("dash-base", "manifest.mpd"),
-];
+/// The manifest of a VOD folder, as a path of the origin.
+pub fn manifest(folder: &str) -> String {
+    let name = if folder.starts_with("dash") { "manifest.mpd" } else { "master.m3u8" };
+    format!("{folder}/{name}")
+}
 
 /// The folder with the content, made if it is not there yet. Safe to call from several processes at once.
 ///

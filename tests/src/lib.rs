@@ -13,4 +13,5 @@ pub mod origin;
 pub mod players;
 pub mod process;
 pub mod report;
+pub mod rig;
 pub mod tools;

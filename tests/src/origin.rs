@@ -79,6 +79,11 @@ impl Origin {
         self.shared.log.lock().expect("no holder of the log panics").clone()
     }
 
+    /// Bytes of bodies that went to clients whose User-Agent starts with `agent`: an account that no program under test keeps.
+    pub fn bytes_to(&self, agent: &str) -> usize {
+        self.log().iter().filter(|access| access.agent.starts_with(agent)).map(|access| access.bytes).sum()
+    }
+
     /// Forgets the log, to count from here.
     pub fn clear_log(&self) {
         self.shared.log.lock().expect("no holder of the log panics").clear();

@@ -31,7 +31,7 @@ pub struct Bytes {
     /// By multicast alone.
     pub multicast: u64,
     /// By multicast, completed by unicast.
-    pub repair: u64,
+    pub repaired: u64,
     /// From the origin.
     pub unicast: u64,
     /// Not said: an origin, or a manifest.
@@ -95,7 +95,7 @@ pub struct Cors {
 impl Played {
     /// Share of bytes by multicast, manifests not counted.
     pub fn share(&self) -> f64 {
-        let by_multicast = self.bytes.multicast + self.bytes.repair;
+        let by_multicast = self.bytes.multicast + self.bytes.repaired;
         by_multicast as f64 / (by_multicast + self.bytes.unicast).max(1) as f64
     }
 

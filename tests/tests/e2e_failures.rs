@@ -1,0 +1,172 @@
+//! What breaks, and what viewers notice of it: multicast blocked, the origin gone, the sender gone, a receiver that comes late.
+
+use anyhow::{Context, ensure};
+use mahp_tests::client;
+use mahp_tests::content::{self, CLIP_FRAMES, CLIP_SECONDS};
+use mahp_tests::origin::Origin;
+use mahp_tests::players::browser::{self, Job};
+use mahp_tests::players::ffmpeg::{self, Live};
+use mahp_tests::process::eventually;
+use mahp_tests::report::{self, Row};
+use mahp_tests::rig::{Receiver, Rig, Setup};
+use mahp_tests::tools;
+use std::time::Duration;
+
+const BLOCKED: Setup = Setup { loss: 1.0, ..Setup::CAROUSEL };
+
+fn row(content: &str, way: &str, frames: usize, multicast: f64) {
+    let played = frames as f64 / CLIP_FRAMES as f64 * CLIP_SECONDS;
+    let (player, content, way) = ("ffmpeg".into(), content.into(), way.into());
+    report::add(&Row {
+        player,
+        content,
+        way,
+        played,
+        stalls: 0,
+        multicast: Some(multicast),
+        note: String::new(),
+    });
+}
+
+/// Also the negative control of the multicast share: with all packets lost it must be zero, whatever else works.
+#[test]
+fn with_multicast_blocked_everything_plays_by_unicast() -> anyhow::Result<()> {
+    if !ffmpeg::have("multicast blocked") {
+        return Ok(());
+    }
+    let content = content::make()?;
+    let origin = Origin::start(&content)?;
+    for folder in ["hls-ts", "hls-alt", "hls-fmp4-range", "dash-time", "dash-base"] {
+        let manifest = content::manifest(folder);
+        let rig = Rig::start(&format!("blocked-{folder}"), &origin, &manifest, &BLOCKED)?;
+        let direct = ffmpeg::decode(&origin.url(&manifest), None)?;
+        let played =
+            ffmpeg::decode(&rig.receiver.manifest(), None).inspect_err(|_| tools::say(&rig.tails()))?;
+        ensure!(played == direct, "{folder}: other frames than from the origin");
+        let same = rig.compare(&origin, folder, &content::pieces(&content.join(folder))?);
+        same.check().inspect_err(|_| tools::say(&rig.tails()))?;
+        ensure!(same.share() == 0.0, "{folder}: {:.3} by a multicast that nobody heard", same.share());
+        ensure!(rig.packets() > 0 && rig.lost() == 1.0, "the link did not block: {}", rig.lost());
+        row(folder, "multicast blocked", played.video, same.share());
+    }
+    Ok(())
+}
+
+fn plays_without_origin(receiver: &Receiver, reference: &Origin, folder: &str) -> anyhow::Result<usize> {
+    let direct = ffmpeg::decode(&reference.url(&content::manifest(folder)), None)?;
+    let played = ffmpeg::decode(&receiver.manifest(), None).with_context(|| receiver.tail())?;
+    ensure!(played == direct, "{folder}: other frames than from the origin");
+    let pieces = content::pieces(&content::make()?.join(folder))?;
+    let same = client::compare(&receiver.url(""), &reference.url(&format!("{folder}/")), &pieces);
+    same.check().with_context(|| receiver.tail())?;
+    ensure!(same.share() == 1.0, "{folder}: {:.3} by multicast, and there is no origin", same.share());
+    Ok(played.video)
+}
+
+#[test]
+fn a_carousel_plays_without_its_origin_even_for_a_late_receiver() -> anyhow::Result<()> {
+    if !ffmpeg::have("the origin cut off") {
+        return Ok(());
+    }
+    let content = content::make()?;
+    let reference = Origin::start(&content)?;
+    for folder in ["hls-fmp4", "dash-number"] {
+        let mut origin = Origin::start(&content)?;
+        let manifest = content::manifest(folder);
+        let rig = Rig::start(&format!("cut-{folder}"), &origin, &manifest, &Setup::CAROUSEL)?;
+        rig.one_round(&content.join(folder))?;
+        origin.cut();
+        let frames = plays_without_origin(&rig.receiver, &reference, folder)
+            .inspect_err(|_| tools::say(&rig.tails()))?;
+        row(folder, "origin cut off", frames, 1.0);
+        let late = rig.another_receiver("late", &["--join", "always"])?;
+        rig.one_round(&content.join(folder))?;
+        let frames =
+            plays_without_origin(&late, &reference, folder).inspect_err(|_| tools::say(&rig.tails()))?;
+        row(folder, "origin cut off, receiver started later", frames, 1.0);
+    }
+    Ok(())
+}
+
+/// hls.js on a live channel while multicast dies and comes back: no stall, and multicast is used again.
+#[test]
+fn multicast_cut_in_mid_play_is_not_noticed() -> anyhow::Result<()> {
+    if !browser::have("multicast cut in mid-play") {
+        return Ok(());
+    }
+    let name = "cut-live";
+    let work = tools::work_dir().join(name);
+    let _ = std::fs::remove_dir_all(&work);
+    let kind = Live::HlsTs;
+    let folder = work.join(kind.name());
+    let _encoder = kind.start(&content::make()?, &folder, &work)?;
+    let origin = Origin::start(&work)?;
+    eventually("live segments", Duration::from_secs(60), || kind.ready(&folder).then_some(()))?;
+    let rig = Rig::start(name, &origin, &format!("{}/{}", kind.name(), kind.manifest()), &Setup::LIVE)?;
+    let heard = rig.receiver.objects();
+    eventually("live objects", Duration::from_secs(60), || {
+        (rig.receiver.objects() > heard + 8).then_some(())
+    })?;
+    origin.clear_log();
+    let job = Job { name: name.into(), player: "hls".into(), url: rig.receiver.manifest(), page: None };
+    let segments_fetched = || {
+        let log = origin.log();
+        log.iter()
+            .filter(|access| access.agent.starts_with("mahp-receiver") && access.path.contains(".ts"))
+            .count()
+    };
+    let all = std::thread::scope(|scope| {
+        let playing = scope.spawn(|| browser::play(&work.join("browser"), vec![job]));
+        let steps = || -> anyhow::Result<()> {
+            let served = rig.receiver.objects();
+            eventually("multicast while playing", Duration::from_secs(60), || {
+                (rig.receiver.objects() > served + 6).then_some(())
+            })?;
+            rig.lose(1.0);
+            let before = segments_fetched();
+            eventually("unicast instead", Duration::from_secs(30), || {
+                (segments_fetched() >= before + 4).then_some(())
+            })?;
+            rig.lose(0.05);
+            let dead = rig.receiver.objects();
+            eventually("multicast again", Duration::from_secs(30), || {
+                (rig.receiver.objects() > dead + 4).then_some(())
+            })
+        };
+        let result = steps();
+        let all = playing.join().map_err(|_| anyhow::anyhow!("the driver panicked"))?;
+        result.map(|()| all).with_context(|| rig.tails())?
+    })?;
+    let played = all.first().context("no result")?;
+    report::add(&Row {
+        player: "hls".into(),
+        content: kind.name().into(),
+        way: "multicast cut for some segments".into(),
+        played: played.played,
+        stalls: played.stalls,
+        multicast: Some(played.share()),
+        note: played.complaints().join("; "),
+    });
+    ensure!(played.complaints().is_empty(), "{:?}\n{}", played.complaints(), rig.tails());
+    Ok(())
+}
+
+/// The sender dies: what it has sent stays, what it has not comes by unicast.
+#[test]
+fn without_its_sender_a_receiver_goes_on_by_unicast() -> anyhow::Result<()> {
+    if !ffmpeg::have("the sender gone") {
+        return Ok(());
+    }
+    let content = content::make()?;
+    let origin = Origin::start(&content)?;
+    let (folder, manifest) = ("hls-ts", content::manifest("hls-ts"));
+    let mut rig = Rig::start("sender-gone", &origin, &manifest, &Setup::CAROUSEL)?;
+    eventually("some objects", Duration::from_secs(60), || (rig.receiver.objects() >= 6).then_some(()))?;
+    rig.stop_sender();
+    let same = rig.compare(&origin, folder, &content::pieces(&content.join(folder))?);
+    same.check().inspect_err(|_| tools::say(&rig.tails()))?;
+    let played = ffmpeg::decode(&rig.receiver.manifest(), None).inspect_err(|_| tools::say(&rig.tails()))?;
+    ensure!(played.video == CLIP_FRAMES, "{} frames", played.video);
+    row(folder, "sender gone", played.video, same.share());
+    Ok(())
+}
