@@ -202,7 +202,7 @@ impl Admin {
         match request.uri().path() {
             "/metrics" => {
                 self.status.before_metrics();
-                answer(200, PROMETHEUS, self.handle.render())
+                answer(200, PROMETHEUS, self.handle.render() + &crate::process::metrics())
             }
             "/healthz" => self.health(),
             "/readyz" => self.readiness(),

@@ -15,5 +15,6 @@ pub mod fetch;
 pub mod guard;
 pub mod log;
 pub mod notify;
+pub mod process;
 pub mod shutdown;
 pub mod udp;

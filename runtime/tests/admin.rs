@@ -77,6 +77,7 @@ async fn pages() {
         "mahp_test_seconds_bucket{le=\"0.1\"} 0",
         "mahp_test_total 3",
         "mahp_test_gauge 7",
+        "# TYPE process_resident_memory_bytes gauge",
     ] {
         assert!(answer.lines().any(|l| l == line.trim_end()), "{line}\n{answer}");
     }
