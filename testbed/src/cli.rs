@@ -1,10 +1,12 @@
 //! The command line.
 
 use crate::clip::Clip;
+use crate::demo::{self, DemoArgs, child};
 use crate::origin::Origin;
 use crate::presentation::Presentation;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use mahp_runtime::error::StartupError;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -20,8 +22,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run everything on this machine: open the printed page and watch video that crossed lossy multicast.
+    Demo(DemoArgs),
     /// Serve the test clip as live and on-demand HLS and DASH.
     Origin(OriginArgs),
+    /// `mahp-sender` in a child process of the demo.
+    #[command(hide = true, disable_help_flag = true)]
+    Sender(ChildArgs),
+    /// `mahp-receiver` in a child process of the demo.
+    #[command(hide = true, disable_help_flag = true)]
+    Receiver(ChildArgs),
+}
+
+#[derive(Debug, Args)]
+struct ChildArgs {
+    /// Its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -38,13 +55,38 @@ pub fn main_with_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match cli.command {
-        Command::Origin(args) => runtime().and_then(|r| r.block_on(serve_origin(&args))),
+        Command::Demo(args) => runtime().and_then(|r| r.block_on(demo::run(args))),
+        Command::Origin(args) => {
+            runtime().and_then(|r| r.block_on(serve_origin(&args))).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Sender(args) => {
+            let entry = |args| mahp_sender::main_with_args(args).map(|()| 0);
+            return as_child("mahp-sender", args, entry);
+        }
+        Command::Receiver(args) => return as_child("mahp-receiver", args, mahp_receiver::main_with_args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs another program's entry point.
+fn as_child(
+    name: &str,
+    args: ChildArgs,
+    entry: impl FnOnce(Vec<OsString>) -> Result<u8, StartupError>,
+) -> ExitCode {
+    child::follow_parent();
+    let args = std::iter::once(name.into()).chain(args.args).collect();
+    match entry(args) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit)
         }
     }
 }

@@ -122,6 +122,16 @@ impl FlowCount {
         }
     }
 
+    /// What came after `before` was counted.
+    pub fn minus(self, before: FlowCount) -> FlowCount {
+        FlowCount {
+            offered: self.offered.saturating_sub(before.offered),
+            dropped: self.dropped.saturating_sub(before.dropped),
+            duplicated: self.duplicated.saturating_sub(before.duplicated),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
+    }
+
     /// Dropped of offered.
     pub fn loss(self) -> Percent {
         Percent::from_fraction(self.dropped as f64 / self.offered.max(1) as f64)

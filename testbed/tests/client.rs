@@ -14,7 +14,7 @@ async fn origin() -> Origin {
     let now = mahp_runtime::clock::Clock::new().wall();
     let epoch = WallTime::from_unix_millis(now.unix_millis() - 60_500);
     let presentation = Presentation::new(Clip::embedded(), epoch, Duration::from_secs(8));
-    Origin::start(([127, 0, 0, 1], 0).into(), presentation).await.expect("origin starts")
+    Origin::start(([127, 0, 0, 1], 0).into(), presentation).await.expect("a free port")
 }
 
 fn options(origin: &Origin, path: &str, secs: u64) -> Options {
@@ -52,6 +52,29 @@ async fn plays_live_hls_from_three_segments_behind() {
         assert!((27..=30).contains(&numbers[0]), "{numbers:?}");
     }
     assert!(report.segments.iter().any(|s| s.url.contains("/lo/")));
+}
+
+#[tokio::test]
+async fn plays_on_demand_dash_to_the_end() {
+    let origin = origin().await;
+    let report = play(options(&origin, "/vod/manifest.mpd", 60)).await;
+    assert_eq!(report.complaints(), Vec::<String>::new(), "{report:?}");
+    assert_eq!((numbers(&report, 0), numbers(&report, 1)), ((0..4).collect(), (0..4).collect()));
+    assert!((7900..=8100).contains(&report.played_ms), "{report:?}");
+    assert_eq!((report.format.as_str(), report.inits.len()), ("dash", 2));
+}
+
+#[tokio::test]
+async fn plays_live_dash_and_asks_for_nothing_before_its_time() {
+    let origin = origin().await;
+    let report = play(options(&origin, "/live/manifest.mpd", 5)).await;
+    assert_eq!(report.complaints(), Vec::<String>::new(), "{report:?}");
+    assert_eq!(report.failures.values().sum::<u64>(), 0, "{report:?}");
+    for track in 0..2 {
+        let numbers = numbers(&report, track);
+        assert!(numbers.len() >= 4 && numbers.windows(2).all(|w| w[1] == w[0] + 1), "{numbers:?}");
+        assert!((27..=30).contains(&numbers[0]), "{numbers:?}");
+    }
 }
 
 #[tokio::test]

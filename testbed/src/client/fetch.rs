@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use mahp_common::ByteRange;
 use mahp_runtime::fetch::{FetchError, Fetcher, Request};
+use std::fmt;
 use std::time::Duration;
 use tokio::time::Instant;
 use url::Url;
@@ -29,6 +30,17 @@ pub enum Via {
     Unicast,
     /// It does not say: not a MAHP receiver.
     Unsaid,
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Via::Multicast => "multicast",
+            Via::Repaired => "repaired",
+            Via::Unicast => "unicast",
+            Via::Unsaid => "unsaid",
+        })
+    }
 }
 
 impl Via {
