@@ -1,6 +1,7 @@
 //! The sender against a scripted origin, as a program, and over real multicast on loopback.
 
 mod cli;
+mod dash;
 mod end_to_end;
 mod live_hls;
 mod support;
