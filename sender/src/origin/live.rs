@@ -1,5 +1,6 @@
 //! Follows a live HLS media playlist.
 
+use super::cadence::Cadence;
 use super::hls::{HlsRendition, NewSegment, Tracker, Version, version};
 use super::outbox::{Outbox, Step};
 use super::{Inits, Origin, Want, text};
@@ -20,11 +21,6 @@ use url::Url;
 pub const START_SEGMENTS: usize = 3;
 /// Init segments are sent again this often.
 const INIT_REPEAT: Duration = Duration::from_secs(10);
-/// Bounds of the time between two requests for a playlist.
-const POLL_MIN: Duration = Duration::from_millis(200);
-/// Upper bound.
-const POLL_MAX: Duration = Duration::from_secs(30);
-
 /// Options of a follower.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowOptions {
@@ -161,16 +157,19 @@ impl Follower {
     }
 }
 
-/// Asks for a media playlist at the times of RFC 8216 section 6.3.4: after the target duration when it changed, after half
-/// of it when it did not.
+/// Asks for a media playlist: at the times of [`Cadence`], or, where the origin holds requests (CAN-BLOCK-RELOAD), for the
+/// next segment at once.
 struct Poll {
     origin: Origin,
     url: Url,
     imports: Vec<(String, String)>,
+    cadence: Cadence,
     next: Time,
-    target: Duration,
     validators: HeaderMap,
     last: Option<Digest>,
+    /// The media sequence number to block for.
+    blocking: Option<u64>,
+    target: Duration,
     request: JoinSet<Result<Response, FetchError>>,
     asked_at: Time,
     failures: u32,
@@ -183,10 +182,12 @@ impl Poll {
             origin: origin.clone(),
             url,
             imports,
+            cadence: Cadence::default(),
             next: now,
-            target: Duration::from_secs(2),
             validators: HeaderMap::new(),
             last: None,
+            blocking: None,
+            target: Duration::from_secs(2),
             request: JoinSet::new(),
             asked_at: now,
             failures: 0,
@@ -194,9 +195,15 @@ impl Poll {
     }
 
     fn seen(&mut self, version: &Version) {
-        self.target = version.media.target_duration.clamp(POLL_MIN, POLL_MAX);
+        let last = version.media.segments.last();
+        self.target = version.media.target_duration;
+        self.next =
+            self.cadence.changed(self.asked_at, self.target, last.map_or(self.target, |s| s.duration));
+        self.blocking = last.filter(|_| version.media.can_block_reload).map(|s| s.sequence + 1);
+        if self.blocking.is_some() {
+            self.next = self.origin.clock.now();
+        }
         self.last = version.object.meta.digest;
-        self.next = self.asked_at + self.target;
         self.failures = 0;
     }
 
@@ -209,26 +216,35 @@ impl Poll {
         match self.request.join_next().await {
             Some(Ok(result)) => self.on_answer(result),
             _ => {
-                self.next = self.origin.clock.now() + POLL_MIN;
+                self.next = self.cadence.failed(self.origin.clock.now());
                 None
             }
         }
     }
 
     fn ask(&mut self) {
-        let (origin, url) = (self.origin.clone(), self.url.clone());
-        let request = Request {
+        let origin = self.origin.clone();
+        let mut url = self.url.clone();
+        let mut request = Request {
             headers: self.validators.clone(),
             accept_gzip: true,
             timeout: Some(Duration::from_secs(10)),
             ..Request::default()
         };
+        if let Some(sequence) = self.blocking {
+            url.query_pairs_mut().append_pair(BLOCK_PARAMETER, &sequence.to_string());
+            // The origin answers when the segment is there, or after three target durations at most.
+            let wait = self.target * 3 + Duration::from_secs(5);
+            (request.first_byte_timeout, request.timeout) = (Some(wait), Some(wait + Duration::from_secs(5)));
+            request.headers = HeaderMap::new();
+        }
         self.asked_at = origin.clock.now();
         self.request.spawn(async move { origin.get(&url, request).await });
     }
 
     fn on_answer(&mut self, result: Result<Response, FetchError>) -> Option<Version> {
-        let response = match result {
+        let blocked = self.blocking.take().is_some();
+        let mut response = match result {
             Ok(response) => response,
             Err(FetchError::Status { status: 304, .. }) => {
                 self.unchanged();
@@ -239,6 +255,9 @@ impl Poll {
                 return None;
             }
         };
+        if blocked {
+            without_block(&mut response.final_url);
+        }
         self.remember(&response);
         match version(&self.origin, &self.url, &self.imports, &response) {
             Ok(version) if version.object.meta.digest == self.last => {
@@ -259,7 +278,7 @@ impl Poll {
 
     fn unchanged(&mut self) {
         self.failures = 0;
-        self.next = self.asked_at + (self.target / 2).max(POLL_MIN);
+        self.next = self.cadence.unchanged(self.asked_at);
     }
 
     fn trouble(&mut self, why: &str) {
@@ -267,7 +286,7 @@ impl Poll {
             tracing::warn!("{why}");
         }
         self.failures += 1;
-        self.next = self.origin.clock.now() + (self.target / 2).max(POLL_MIN);
+        self.next = self.cadence.failed(self.origin.clock.now());
     }
 
     fn remember(&mut self, response: &Response) {
@@ -279,6 +298,17 @@ impl Poll {
             }
         }
     }
+}
+
+/// Names the media sequence number that a request waits for.
+const BLOCK_PARAMETER: &str = "_HLS_msn";
+
+/// The address that a player would be led to: without our own parameter.
+fn without_block(url: &mut Url) {
+    let Some(query) = url.query() else { return };
+    let kept: Vec<&str> = query.split('&').filter(|p| p.split('=').next() != Some(BLOCK_PARAMETER)).collect();
+    let kept = kept.join("&");
+    url.set_query((!kept.is_empty()).then_some(&kept));
 }
 
 /// A master playlist is asked for again this often: it seldom changes.

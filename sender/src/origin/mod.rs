@@ -4,6 +4,7 @@
 //! [`vod`] goes through what is complete. Each rendition has a task of its own, so that a slow or dead origin stalls
 //! nobody else.
 
+pub mod cadence;
 pub mod dash;
 pub mod dash_live;
 pub mod discover;

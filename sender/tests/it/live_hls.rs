@@ -307,3 +307,31 @@ async fn dead_playlist_is_trouble_until_it_answers() {
     rig.sink.wait("the start", |s| s.media().len() == 3).await;
     assert!(rig.status.origin_trouble.lock().expect("lock").is_none());
 }
+
+#[tokio::test]
+async fn origin_that_holds_requests_is_asked_for_the_next_segment_at_once() {
+    let rig = rig(PLAIN, |o| {
+        segments(o, "/live", 1, 9);
+        let text = |last| playlist(1, last, &[(1, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES")]);
+        o.set("/live/media.m3u8", Reply::ok(text(3)));
+        o.set("/live/media.m3u8?_HLS_msn=4", Reply::ok(text(4)).after(Duration::from_millis(300)));
+        o.set("/live/media.m3u8?_HLS_msn=5", Reply::ok(text(5)).after(Duration::from_millis(300)));
+        o.set("/live/media.m3u8?_HLS_msn=6", Reply::status(503));
+    })
+    .await;
+    rig.sink.wait("both", |s| s.media().len() == 5).await;
+    rig.sink.wait("the last version", |s| s.paths().last().is_some_and(|p| p.ends_with("m3u8"))).await;
+    let expected = [
+        "/live/seg1.ts",
+        "/live/seg2.ts",
+        "/live/seg3.ts",
+        "/live/media.m3u8",
+        "/live/seg4.ts",
+        "/live/media.m3u8",
+        "/live/seg5.ts",
+        "/live/media.m3u8",
+    ];
+    assert_eq!(rig.sink.paths(), list(&expected), "under the address that players use");
+    assert!(rig.sink.items().iter().all(|i| i.object.meta.final_url.is_none()));
+    assert_eq!(rig.origin.count("/live/media.m3u8?_HLS_msn=4"), 1);
+}
