@@ -27,9 +27,8 @@ struct Inner {
 }
 
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Kept {
-    Memory(Object),
+    Memory(Box<Object>),
     Disk(Box<ObjectMeta>, u64),
 }
 
@@ -64,7 +63,7 @@ impl Spool {
             }
             if len <= inner.memory_left {
                 inner.memory_left -= len;
-                inner.kept.insert(key, Kept::Memory(object.clone()));
+                inner.kept.insert(key, Kept::Memory(Box::new(object.clone())));
                 return;
             }
             if len > inner.disk_left {
@@ -97,7 +96,7 @@ impl Spool {
         let (meta, at, file) = {
             let inner = self.lock();
             match inner.kept.get(&key)? {
-                Kept::Memory(object) => return Some(object.clone()),
+                Kept::Memory(object) => return Some((**object).clone()),
                 Kept::Disk(meta, at) => (meta.clone(), *at, inner.file.clone()?),
             }
         };

@@ -249,7 +249,7 @@ impl Follower {
             step = self.outbox.step() => if let Step::Fetched(object) = step
                 && object.meta.kind == ObjectKind::Init
             {
-                self.inits.insert(object);
+                self.inits.insert(*object);
             },
             () = sleep_until(clock.instant(self.wake.min(self.repeat_at))) => {
                 if clock.now() >= self.repeat_at {

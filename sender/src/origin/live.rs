@@ -90,7 +90,7 @@ impl Follower {
         let clock = self.origin.clock;
         tokio::select! {
             step = self.outbox.step() => if let Step::Fetched(object) = step {
-                self.on_fetched(object);
+                self.on_fetched(*object);
             },
             answer = self.poll.answer(), if !self.ended => if let Some(version) = answer {
                 self.on_version(version);

@@ -63,12 +63,11 @@ struct Again {
 
 /// What [`Outbox::step`] did.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time on the stack")]
 pub enum Step {
     /// Something, of no interest outside.
     Moved,
     /// Fetched; on its way into the flow.
-    Fetched(Object),
+    Fetched(Box<Object>),
 }
 
 impl Outbox {
@@ -191,7 +190,7 @@ impl Outbox {
                     Some(i) => self.slots[i] = Slot::Ready(Box::new(item)),
                     None => self.slots.push_front(Slot::Ready(Box::new(item))),
                 }
-                Step::Fetched(object)
+                Step::Fetched(Box::new(object))
             }
             Err(e) => {
                 if let Some(Slot::Fetching { failed, .. }) = slot.and_then(|i| self.slots.get_mut(i)) {

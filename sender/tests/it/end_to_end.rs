@@ -55,10 +55,15 @@ impl Sender {
     }
 
     async fn status(&self) -> serde_json::Value {
-        let url = self.admin.parse().expect("URL");
-        let body = Fetcher::new("test").get(&url, Request::default()).await.expect("status").body;
-        serde_json::from_slice(&body).expect("JSON")
+        serde_json::from_str(&text_at(&self.admin, "").await).expect("JSON")
     }
+}
+
+/// The text at `path` of the server of `url`.
+async fn text_at(url: &str, path: &str) -> String {
+    let url = url::Url::parse(url).and_then(|u| u.join(path)).expect("URL");
+    let body = Fetcher::new("test").get(&url, Request::default()).await.expect("served").body;
+    String::from_utf8(body.to_vec()).expect("text")
 }
 
 /// Joins both flows of a rendition and gives each object that is complete.
@@ -201,6 +206,54 @@ fn announcement(description: &SessionDescription) -> mahp_common::catalog::Flow 
         profile: mahp_common::catalog::WireProfile::Mabr,
         ..first.clone()
     }
+}
+
+/// Dashboards depend on these names.
+const METRICS: [&str; 12] = [
+    "mahp_build_info",
+    "mahp_sender_encode_seconds",
+    "mahp_sender_objects_repeated_total",
+    "mahp_sender_origin_fetch_seconds",
+    "mahp_sender_origin_requests_total",
+    "mahp_sender_pacing_lag_seconds",
+    "mahp_sender_queue_bytes",
+    "mahp_sender_segment_lateness_seconds",
+    "mahp_sender_segments_total",
+    "mahp_sender_send_errors_total",
+    "mahp_sender_sent_bytes_total",
+    "mahp_sender_sent_packets_total",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_metrics_and_health_are_served() {
+    let origin = ScriptedOrigin::start().await;
+    crate::support::segments(&origin, "/live", 1, 9);
+    origin.set("/live/media.m3u8", Reply::ok(crate::support::playlist(1, 5, &[])));
+    let sender = start(&[origin.url("/live/media.m3u8").as_str()]).await;
+    let xml = text_at(sender.description.as_str(), "/session.xml").await;
+    assert!(xml.contains("MulticastGatewayConfiguration"), "{xml}");
+    let sdp = text_at(sender.description.as_str(), "/session.sdp").await;
+    assert!(sdp.starts_with("v=0"), "{sdp}");
+    let objects =
+        |s: serde_json::Value| s["channels"][0]["renditions"][0]["objects"]["sent"].as_u64().unwrap_or(0);
+    while objects(sender.status().await) < 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    text_at(&sender.admin, "/healthz").await;
+    text_at(&sender.admin, "/readyz").await;
+    let metrics = text_at(&sender.admin, "/metrics").await;
+    let types: Vec<&str> = metrics
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE "))
+        .filter_map(|l| l.split(' ').next())
+        .collect();
+    let mut names: Vec<&str> = types.iter().copied().filter(|n| n.starts_with("mahp_")).collect();
+    names.sort_unstable();
+    assert_eq!(names, METRICS, "{metrics}");
+    for name in METRICS {
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} has no HELP");
+    }
+    assert!(metrics.contains("result=\"sent\""), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
