@@ -46,7 +46,7 @@ pub struct Spec {
 
 impl Spec {
     fn engine(&self) -> RecvConfig {
-        let held = (self.assembly_bytes / 4).min(limits::HELD_BYTES as u64);
+        let held = (self.assembly_bytes / 8).min(limits::HELD_BYTES as u64);
         let assembly = self.assembly_bytes - held;
         RecvConfig {
             tsi: Some(self.flow.endpoint.tsi),

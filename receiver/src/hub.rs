@@ -23,14 +23,14 @@ use crate::store::{Class, PieceKey, Store};
 use crate::urls::{RenditionKey, UrlIndex};
 use history::Rings;
 use mahp_common::auth::VerifyingKey;
-use mahp_common::catalog::{Channel, Rendition, SessionDescription};
+use mahp_common::catalog::{Channel, Rendition, Role, SessionDescription};
 use mahp_common::drop::DropCounters;
 use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 pub(crate) use observe::endpoint_text;
 use stats::RenditionStats;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -115,7 +115,7 @@ struct Entry {
     allotted: u64,
     stats: RenditionStats,
     /// Resources with flights of this rendition, oldest first.
-    flying: std::collections::VecDeque<(ResourceKey, Toi)>,
+    flying: VecDeque<(ResourceKey, Toi)>,
 }
 
 /// An object that multicast has described and not completed.
@@ -124,6 +124,8 @@ struct Flight {
     rendition: RenditionKey,
     toi: Toi,
     meta: ObjectMeta,
+    /// When it was described.
+    at: Time,
 }
 
 #[derive(Clone, Debug)]
@@ -186,10 +188,16 @@ impl Hub {
     pub fn spec(&self, key: &RenditionKey) -> Result<Option<Spec>, StartupError> {
         let mut guard = self.state();
         let state = &mut *guard;
+        let renditions = state.renditions.len() as u64;
         let Some(entry) = state.renditions.get_mut(key) else { return Ok(None) };
         state.assembly_free += std::mem::take(&mut entry.allotted);
         let want = entry.assembly_need(self.options.assembly_memory);
-        let share = want.min(state.assembly_free);
+        // Where all are joined, none may take what the others need.
+        let equal = match self.options.join {
+            Policy::Always => self.options.assembly_memory / renditions.max(1),
+            Policy::OnDemand { .. } => u64::MAX,
+        };
+        let share = want.min(equal.max(ASSEMBLY_MIN)).min(state.assembly_free);
         if share < ASSEMBLY_MIN {
             return Err(StartupError::runtime(
                 "E-ASSEMBLY-MEMORY",
@@ -333,14 +341,20 @@ impl Entry {
         Duration::from_millis(self.channel.target_duration_ms)
     }
 
-    /// Memory that five segments need, from 1 MiB to half of everything; half where the rate is not known.
+    /// Memory that eight segments of the declared rate need (segments vary, several are under assembly at a time), from 6 MiB
+    /// (2 MiB for manifests and text) to half of everything; half where the rate is not known.
     fn assembly_need(&self, total: u64) -> u64 {
-        let bits_per_second = self.rendition.bitrate_bps;
-        if bits_per_second == 0 {
-            return total / 2;
+        let most = total / 2;
+        let least = match self.rendition.role {
+            Role::Manifest | Role::Text => 2 << 20,
+            Role::Video | Role::Audio | Role::Other => 6 << 20,
+        };
+        if self.rendition.bitrate_bps == 0 {
+            return most;
         }
-        let segment = bits_per_second.saturating_mul(self.channel.target_duration_ms.max(1000)) / 8000;
-        segment.saturating_mul(5).clamp(2 << 20, (total / 2).max(2 << 20))
+        let segment =
+            self.rendition.bitrate_bps.saturating_mul(self.channel.target_duration_ms.max(1000)) / 8000;
+        segment.saturating_mul(8).max(least).min(most)
     }
 
     fn flow_rate(&self) -> FlowRate {
@@ -389,3 +403,6 @@ fn object_url(entry: &Entry, location: &str) -> Option<Url> {
         Err(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,7 +209,7 @@ impl Follow {
 }
 
 /// Joins and leaves as the hub says, and runs what is joined.
-async fn flows(hub: Arc<Hub>, clock: Clock, recv_buffer: usize, stop: CancellationToken) {
+pub(crate) async fn flows(hub: Arc<Hub>, clock: Clock, recv_buffer: usize, stop: CancellationToken) {
     let cores = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)));
     let mut running: JoinSet<(RenditionKey, io::Result<()>)> = JoinSet::new();
     let mut stops: HashMap<RenditionKey, CancellationToken> = HashMap::new();

@@ -1,8 +1,14 @@
 //! Samples for tests.
 
-use mahp_common::Tsi;
+use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
-use std::net::{IpAddr, Ipv4Addr};
+use mahp_common::session::send::{Command, FlowKind, Input, Output, SendConfig, SendSession};
+use mahp_common::{Object, Tsi};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::udp::{MulticastSender, SendOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 
 /// A live HLS channel without renditions; 2 s target duration.
 pub(crate) fn channel(name: &str, manifest_url: &str) -> Channel {
@@ -46,5 +52,109 @@ pub(crate) fn rendition(id: &str) -> Rendition {
             repair_percent: 15,
             rate_bps: 4_000_000,
         },
+    }
+}
+
+/// A group that no other test uses, in this process or another.
+pub(crate) fn unique_group() -> IpAddr {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(232, high, low, COUNT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+type Loss = Box<dyn Fn(FlowKind, usize) -> bool + Send>;
+
+enum Order {
+    Send(Box<Object>),
+    Lose(Loss),
+    Sent(oneshot::Sender<()>),
+}
+
+/// A sender of one rendition on loopback, with the real engine and without pacing by anything but it.
+pub(crate) struct Caster {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Caster {
+    pub(crate) fn new(flow: &Flow, session: u64, key: Option<SigningKey>) -> Caster {
+        let repair = flow.repair.unwrap_or(flow.endpoint);
+        let config = SendConfig {
+            session,
+            // Above the TOIs of earlier runs.
+            first_toi: u32::try_from(session).unwrap() * 10_000,
+            key,
+            ..SendConfig::new(flow.profile, flow.endpoint.tsi, repair.tsi, flow.rate_bps)
+        };
+        let to = [flow.endpoint, repair].map(|e| SocketAddr::new(e.group, e.port));
+        let (orders, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(cast(config, to, receiver));
+        Caster { orders }
+    }
+
+    pub(crate) async fn send(&mut self, object: Object) {
+        self.orders.send(Order::Send(Box::new(object))).ok().unwrap();
+    }
+
+    /// Packets for which this says so, by number, are not sent. FDT packets count and may be lost too.
+    pub(crate) fn lose(&mut self, which: impl Fn(FlowKind, usize) -> bool + Send + 'static) {
+        self.orders.send(Order::Lose(Box::new(which))).ok().unwrap();
+    }
+
+    /// Awaits that everything has left.
+    pub(crate) async fn sent(&mut self) {
+        let (done, wait) = oneshot::channel();
+        self.orders.send(Order::Sent(done)).ok().unwrap();
+        wait.await.unwrap();
+    }
+}
+
+async fn cast(config: SendConfig, to: [SocketAddr; 2], mut orders: mpsc::UnboundedReceiver<Order>) {
+    let clock = Clock::new();
+    let interface = mahp_runtime::udp::interface("lo").unwrap();
+    let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let socket = MulticastSender::new(&SendOptions { source, interface, ttl: 1, dscp: 0 }).unwrap();
+    let mut engine = SendSession::new(config);
+    let mut lose: Loss = Box::new(|_, _| false);
+    let (mut count, mut tag) = ([0, 0], 0);
+    let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut buffer = Vec::new();
+    loop {
+        let wake = loop {
+            match engine.poll_output(&mut buffer) {
+                Output::Transmit(t) => {
+                    let flow = usize::from(t.flow == FlowKind::Repair);
+                    for packet in buffer[..t.len].chunks(t.segment_size) {
+                        count[flow] += 1;
+                        if !lose(t.flow, count[flow]) {
+                            socket.send(to[flow], packet, packet.len()).await.unwrap();
+                        }
+                    }
+                }
+                Output::Command(Command::Encode(job)) => {
+                    engine.handle_input(Input::Encoded { now: clock.now(), result: job.run() });
+                }
+                Output::Event(_) => {}
+                Output::Timeout(at) => break at,
+            }
+        };
+        if engine.stats().queued_objects == 0 {
+            waiting.drain(..).for_each(|w| _ = w.send(()));
+        }
+        let at = wake.map_or(clock.now() + Duration::from_secs(3600), |at| at);
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Send(object)) => {
+                    tag += 1;
+                    engine.handle_input(Input::Object { now: clock.now(), wall: clock.wall(), tag, object });
+                }
+                Some(Order::Lose(which)) => lose = which,
+                Some(Order::Sent(done)) => waiting.push(done),
+                None if engine.stats().queued_objects == 0 => return,
+                None => tokio::time::sleep_until(clock.instant(at).into()).await,
+            },
+            () = tokio::time::sleep_until(clock.instant(at).into()) => {}
+        }
+        engine.handle_input(Input::Timeout { now: clock.now(), wall: clock.wall() });
     }
 }

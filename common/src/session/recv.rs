@@ -442,12 +442,14 @@ impl RecvSession {
         if entry.assembly.is_complete()
             && let Some(entry) = self.fdts.remove(&instance_id)
         {
-            if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
-                self.fdts_read.clear();
-            }
-            self.fdts_read.insert(instance_id, self.now);
             let bytes = entry.assembly.into_payload().to_bytes();
-            self.accept_fdt(&bytes, entry.encoding);
+            // One that was refused (forged, damaged) must not stand in the way of the real one of the same ID.
+            if self.accept_fdt(&bytes, entry.encoding) {
+                if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
+                    self.fdts_read.clear();
+                }
+                self.fdts_read.insert(instance_id, self.now);
+            }
         }
     }
 

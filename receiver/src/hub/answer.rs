@@ -1,6 +1,6 @@
 //! What players ask: the [`Library`] of the HTTP half.
 
-use super::intake::{is_same, manifest_lifetime};
+use super::intake::is_same;
 use super::{Flight, Hub, ManifestInfo, State};
 use crate::expect::Verdict;
 use crate::flow::Control;
@@ -10,7 +10,7 @@ use crate::urls::{Owner, RenditionKey};
 use bytes::Bytes;
 use mahp_common::catalog::{Channel, Role};
 use mahp_common::session::recv::Progress;
-use mahp_common::{ObjectKind, ObjectMeta, Payload, Time};
+use mahp_common::{Digest, ObjectKind, ObjectMeta, Payload, Time};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,6 +20,8 @@ use url::Url;
 const MERGE: u64 = 16 << 10;
 /// A repair that needs more than this share of the object is not worth it.
 const REPAIR_SHARE_MAX: f64 = 0.7;
+/// A new version of a manifest that is not here this long after its description was lost.
+const NEW_VERSION_MAX: Duration = Duration::from_secs(1);
 /// A disk read should be done by then.
 const DISK_TIME: Duration = Duration::from_millis(200);
 
@@ -71,7 +73,7 @@ impl Library for Hub {
             let stored = state.store.lookup(&key, None)?.into_iter().next()?;
             let base = stored.meta.final_url.as_ref().unwrap_or(&stored.meta.url);
             let base = Url::parse(base).unwrap_or_else(|_| url.clone());
-            Some(ManifestState { fresh: state.is_fresh(now, &info), stored, base })
+            Some(ManifestState { fresh: state.is_fresh(now, &key, &info, stored.meta.digest), stored, base })
         })
     }
 
@@ -193,15 +195,27 @@ impl State {
             })
     }
 
-    fn is_fresh(&mut self, now: Time, info: &ManifestInfo) -> bool {
+    /// Master playlists and MPDs are repeated every 2 s, so the one we have is the newest unless a newer one was described and
+    /// did not come. A live media playlist has a new version every target duration.
+    fn is_fresh(
+        &mut self,
+        now: Time,
+        key: &ResourceKey,
+        info: &ManifestInfo,
+        digest: Option<Digest>,
+    ) -> bool {
         let Some(entry) = info.rendition.as_ref().and_then(|r| self.renditions.get_mut(r)) else {
             return false;
         };
         entry.listen();
-        let lifetime = manifest_lifetime(entry.target(), entry.rendition.role == Role::Manifest);
-        entry.flow.is_some()
-            && entry.hearing.is_heard(now)
-            && (!entry.channel.live || now - info.heard_at <= lifetime)
+        if entry.flow.is_none() || !entry.hearing.is_heard(now) {
+            return false;
+        }
+        let late = |f: &Flight| f.meta.digest != digest && now - f.at > NEW_VERSION_MAX;
+        let outdated = self.flights.get(key).is_some_and(|flights| flights.iter().any(late));
+        let changes = entry.channel.live && entry.rendition.role != Role::Manifest;
+        let lifetime = (entry.target() * 3 / 2).max(Duration::from_secs(2));
+        !outdated && (!changes || now - info.heard_at <= lifetime)
     }
 
     fn put(&mut self, now: Time, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {

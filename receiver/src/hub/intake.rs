@@ -11,7 +11,6 @@ use mahp_common::manifest::{dash::Mpd, hls::Playlist, sniff};
 use mahp_common::session::recv::{Event, Reception};
 use mahp_common::{ObjectKind, ObjectMeta, Payload, Time, Toi, WallTime};
 use std::sync::Arc;
-use std::time::Duration;
 use url::Url;
 
 /// Segments of one Representation that are looked at in an MPD: the newest.
@@ -113,7 +112,9 @@ impl State {
         if let Some((old, toi)) = oldest {
             self.land(&old, key, toi);
         }
-        self.flights.entry(resource).or_default().push(Flight { rendition: key.clone(), toi, meta });
+        let flights = self.flights.entry(resource).or_default();
+        flights.retain(|f| f.toi != toi || f.rendition != *key);
+        flights.push(Flight { rendition: key.clone(), toi, meta, at: now });
     }
 
     fn complete(
@@ -337,10 +338,4 @@ fn lesson(event: &Event, wall: WallTime) -> Option<Lesson> {
             Some(Lesson { lists, proves_sent: false, live: mpd.dynamic })
         }
     }
-}
-
-/// How long a manifest heard at some time counts as current. Senders repeat manifests every 2 s.
-pub(super) fn manifest_lifetime(target: Duration, is_manifest_flow: bool) -> Duration {
-    let least = if is_manifest_flow { Duration::from_secs(5) } else { Duration::from_secs(2) };
-    least.max(target * 3 / 2)
 }

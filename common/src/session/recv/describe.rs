@@ -15,8 +15,8 @@ use std::time::Duration;
 const SESSION_SILENCE: Duration = Duration::from_secs(5);
 
 impl RecvSession {
-    /// Reads a complete FDT Instance.
-    pub(super) fn accept_fdt(&mut self, bytes: &[u8], encoding: Option<ContentEncoding>) {
+    /// Reads a complete FDT Instance. Returns whether it was accepted.
+    pub(super) fn accept_fdt(&mut self, bytes: &[u8], encoding: Option<ContentEncoding>) -> bool {
         match self.read_fdt(bytes, encoding) {
             Ok(instance) => {
                 self.stats.fdt_instances += 1;
@@ -25,8 +25,12 @@ impl RecvSession {
                         self.stats.drops.count(reason);
                     }
                 }
+                true
             }
-            Err(reason) => self.stats.drops.count(reason),
+            Err(reason) => {
+                self.stats.drops.count(reason);
+                false
+            }
         }
     }
 
