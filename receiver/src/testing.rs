@@ -151,9 +151,9 @@ async fn cast(config: SendConfig, to: [SocketAddr; 2], mut orders: mpsc::Unbound
                 Some(Order::Lose(which)) => lose = which,
                 Some(Order::Sent(done)) => waiting.push(done),
                 None if engine.stats().queued_objects == 0 => return,
-                None => tokio::time::sleep_until(clock.instant(at).into()).await,
+                None => tokio::time::sleep_until(clock.instant(at)).await,
             },
-            () = tokio::time::sleep_until(clock.instant(at).into()) => {}
+            () = tokio::time::sleep_until(clock.instant(at)) => {}
         }
         engine.handle_input(Input::Timeout { now: clock.now(), wall: clock.wall() });
     }
