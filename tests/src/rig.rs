@@ -110,7 +110,8 @@ impl Rig {
         Receiver::start(name, &self.dir, &self.session, &self.channel, &self.manifest, options)
     }
 
-    /// Waits until the carousel has sent everything once more from now, half a round to spare. `content` is the folder sent.
+    /// Waits until the carousel has sent everything once more from now. `content` is the folder sent. Renditions go round at
+    /// their own pace: two and a half times the bytes are once round for the slowest.
     ///
     /// # Errors
     /// When that takes longer than two minutes.
@@ -119,7 +120,7 @@ impl Rig {
         let sent = || status(&self.sender_admin).ok().map(|status| sum(&status, "/bytes/source"));
         let before = eventually("the sender's status", PATIENCE, sent)?;
         eventually("a round of the carousel", Duration::from_secs(120), || {
-            sent().filter(|sent| *sent > before + round + round / 2)
+            sent().filter(|sent| *sent > before + 2 * round + round / 2)
         })
         .with_context(|| self.sender.tail())?;
         Ok(())

@@ -128,7 +128,13 @@ fn live(kind: Live) -> anyhow::Result<()> {
     let played =
         ffmpeg::decode(&rig.receiver.manifest(), Some(12)).inspect_err(|_| tools::say(&rig.tails()))?;
     row(name, "multicast, 5 % loss", &played, None);
-    ensure!(played.video >= 11 * 25, "{name}: {} frames in 12 s\n{}", played.video, rig.tails());
+    ensure!(
+        played.video >= 11 * 25,
+        "{name}: {} frames in 12 s\n{}{}",
+        played.video,
+        played.warnings,
+        rig.tails()
+    );
     Ok(())
 }
 
