@@ -25,6 +25,10 @@ use tokio::time::{Instant, sleep_until};
 pub const HOLD_MAX: Duration = Duration::from_secs(8);
 /// An object that is a little late is not lost.
 const MARGIN: Duration = Duration::from_millis(100);
+/// The origin is asked at least this long before a deadline: a repair may fail, and the whole object must still fit.
+const LEAD_MIN: Duration = Duration::from_millis(2500);
+/// A live segment is left to multicast for this long at most.
+const LIVE_PATIENCE: Duration = Duration::from_secs(3);
 /// Receivers that lost the same packet do not ask the origin all at once.
 const JITTER_MAX: Duration = Duration::from_millis(500);
 /// After a repair was fed: until the decoder has done its work.
@@ -193,8 +197,12 @@ impl<'a> Hunt<'a> {
         };
         // A size as f64 is exact enough for an estimate.
         let bytes = (self.size() as f64 * missing) as u64;
-        let latest = self.deadline.checked_sub(self.front.origins.estimate(&self.ask.url, bytes));
-        let latest = latest.unwrap_or(now).max(self.start);
+        let lead = self.front.origins.estimate(&self.ask.url, bytes).max(LEAD_MIN);
+        let mut latest = self.deadline.checked_sub(lead).unwrap_or(now).max(self.start);
+        if self.ask.channel.as_ref().is_some_and(|c| c.live) {
+            // Live players buffer three segments or so: what is still missing by then must come the other way.
+            latest = latest.min(self.start + LIVE_PATIENCE);
+        }
         let slack = latest.saturating_duration_since(hoped_for) / 2;
         let jitter = slack.min(JITTER_MAX).mul_f64(self.jitter);
         Some((hoped_for + jitter).min(latest).max(self.not_before))
