@@ -69,7 +69,7 @@ fn a_carousel_plays_without_its_origin_even_for_a_late_receiver() -> anyhow::Res
     }
     let content = content::make()?;
     let reference = Origin::start(&content)?;
-    for folder in ["hls-fmp4", "hls-ts"] {
+    for folder in ["hls-fmp4"] {
         let mut origin = Origin::start(&content)?;
         let manifest = content::manifest(folder);
         let rig = Rig::start(&format!("cut-{folder}"), &origin, &manifest, &Setup::CAROUSEL)?;
