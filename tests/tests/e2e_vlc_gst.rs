@@ -47,10 +47,14 @@ fn gstreamer_plays(folder: &str, way: &str, url: &str) -> anyhow::Result<()> {
 }
 
 /// Plays each clip from the origin, then through the pair.
-fn each(player: &str, plays: impl Fn(&str, &str, &str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn each(
+    player: &str,
+    clips: &[&str],
+    plays: impl Fn(&str, &str, &str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let content = content::make()?;
     let origin = Origin::start(&content)?;
-    for folder in CLIPS {
+    for folder in clips {
         let manifest = content::manifest(folder);
         plays(folder, "origin", &origin.url(&manifest))?;
         let rig = Rig::start(&format!("{player}-{folder}"), &origin, &manifest, &Setup::CAROUSEL)?;
@@ -66,7 +70,7 @@ fn vlc_plays_through_the_pair() -> anyhow::Result<()> {
     if !vlc::have("VLC") {
         return Ok(());
     }
-    each("vlc", vlc_plays)
+    each("vlc", CLIPS, vlc_plays)
 }
 
 #[test]
@@ -74,5 +78,6 @@ fn gstreamer_plays_through_the_pair() -> anyhow::Result<()> {
     if !gstreamer::have("GStreamer") {
         return Ok(());
     }
-    each("gst", gstreamer_plays)
+    // GStreamer plays DASH too; each clip takes its own length twice, and VLC has DASH through the pair already.
+    each("gst", &CLIPS[..3], gstreamer_plays)
 }
