@@ -455,11 +455,11 @@ fn name_from(url: &Url) -> String {
             s.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect();
         s.trim_matches('-').to_owned()
     };
-    let telling = elements.iter().map(|e| clean(e)).find(|e| !e.is_empty() && !DULL.contains(&e.as_str()));
-    telling
-        .or_else(|| url.host_str().map(clean))
-        .filter(|n| is_channel_name(n))
-        .unwrap_or_else(|| "channel".into())
+    let names: Vec<String> = elements.iter().map(|e| clean(e)).filter(|n| is_channel_name(n)).collect();
+    let telling = names.iter().find(|n| !DULL.contains(&n.as_str())).cloned();
+    // An address says less than even a dull name.
+    let host = || url.domain().map(clean).filter(|n| is_channel_name(n));
+    telling.or_else(host).or_else(|| names.last().cloned()).unwrap_or_else(|| "channel".into())
 }
 
 impl ChannelSettings {

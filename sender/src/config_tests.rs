@@ -91,6 +91,8 @@ fn names_come_from_urls() {
     assert_eq!(name("http://h/vod/bbb.mpd"), "bbb");
     assert_eq!(name("https://cdn.example/master.m3u8"), "cdn-example");
     assert_eq!(name("http://h/%20/index.m3u8"), "20");
+    assert_eq!(name("http://127.0.0.1:8080/live/master.m3u8"), "live");
+    assert_eq!(name("http://[::1]/"), "channel");
     let two =
         Cli { urls: vec!["http://h/a/news.m3u8".into(), "http://h/b/news.m3u8".into()], ..Cli::default() };
     let names: Vec<String> = resolve(two).expect("valid").channels.into_iter().map(|c| c.name).collect();

@@ -60,7 +60,7 @@ fn line(name: &str, entries: &[Entry], elapsed: Duration, meters: &mut BTreeMap<
     let position = sum(&|e| e.status.position.load(Relaxed));
     let now = Meter { at: Instant::now(), bytes, position };
     let before = meters.insert(name.to_owned(), now).unwrap_or(Meter {
-        at: now.at - elapsed.min(Duration::from_secs(1)),
+        at: now.at.checked_sub(elapsed).unwrap_or(now.at),
         bytes: 0,
         position: 0,
     });

@@ -2,6 +2,7 @@
 
 mod cli;
 mod dash;
+mod discover;
 mod end_to_end;
 mod live_hls;
 mod support;
