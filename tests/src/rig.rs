@@ -294,7 +294,10 @@ fn free_udp() -> anyhow::Result<u16> {
 }
 
 /// Path of a program of the workspace, built with the sources as they are now.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it does not build.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let dir = tools::profile_dir();
     BUILT
