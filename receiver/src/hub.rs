@@ -44,6 +44,8 @@ const FLIGHTS_MAX: usize = 256;
 const MANIFESTS_MAX: usize = 4096;
 /// Origins of film objects that are remembered: beyond it all are forgotten (a TOI is collected again after 30 s anyway).
 const ORIGINS_MAX: usize = 65_536;
+/// Objects that had no room and wait to be collected again: further ones are not, until the engine forgets them.
+const REOPEN_MAX: usize = 1024;
 
 /// What the hub must know of the configuration.
 #[derive(Clone, Debug)]
@@ -86,6 +88,8 @@ struct State {
     flights: HashMap<ResourceKey, Vec<Flight>>,
     /// Where objects of films in the store came from, so that they can be collected again once they have left it.
     origins: HashMap<PieceKey, (RenditionKey, Toi)>,
+    /// Objects to collect again when they come round, from a time on; in order of time.
+    reopen: VecDeque<(Time, RenditionKey, Toi)>,
     assembly_free: u64,
     drops: DropCounters,
     rings: Rings,
@@ -154,6 +158,7 @@ impl Hub {
             manifests: HashMap::new(),
             flights: HashMap::new(),
             origins: HashMap::new(),
+            reopen: VecDeque::new(),
             assembly_free: options.assembly_memory,
             drops: DropCounters::default(),
             rings: Rings::default(),

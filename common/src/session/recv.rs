@@ -1,249 +1,32 @@
 //! The receiving engine of one rendition: packets of its source and repair flows in, verified objects out.
 
+mod api;
 mod assembly;
 mod describe;
 mod held;
+mod room;
 
-use crate::drop::{DropCounters, DropReason};
+use crate::drop::DropReason;
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Toi, Tsi};
 use crate::limits;
-use crate::object::{ObjectMeta, Payload};
+use crate::object::ObjectMeta;
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcPacket, PayloadId};
 use crate::wire::ext::{ContentEncoding, ExtFdt};
 use crate::wire::fdt::FdtFile;
 use crate::wire::fti::Oti;
+pub use api::{Command, Event, Input, Output, Progress, Reception, RecvConfig, RecvStats};
 use assembly::{Assembly, Cut, Path, Place, Stored};
 use held::{Held, HeldPacket};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-/// Parameters of a [`RecvSession`].
-#[derive(Clone, Debug)]
-pub struct RecvConfig {
-    /// TSI of the source flow; `None` = take the first TSI heard (only for `source@group:port` without description).
-    pub tsi: Option<Tsi>,
-    /// TSI of the repair flow, where it differs.
-    pub repair_tsi: Option<Tsi>,
-    /// Key that FDT Instances must be signed with; `None` = unsigned accepted (interoperation only).
-    pub key: Option<crate::auth::VerifyingKey>,
-    /// Whether objects without a digest are accepted (foreign senders). Never with `key`.
-    pub allow_undigested: bool,
-    /// Bytes of objects under assembly.
-    pub assembly_bytes: u64,
-    /// Largest object.
-    pub max_object_bytes: u64,
-    /// Bytes of packets held for their FDT.
-    pub held_bytes: usize,
-    /// An object without any new symbol for this long is given up.
-    pub object_timeout: Duration,
-    /// How far this box's wall clock may be ahead of the sender's before FDT Instances seem expired.
-    pub clock_tolerance: Duration,
-}
-
-impl Default for RecvConfig {
-    /// Any TSI, nothing signed, nothing without digest, 48 MiB of assembly.
-    fn default() -> RecvConfig {
-        RecvConfig {
-            tsi: None,
-            repair_tsi: None,
-            key: None,
-            allow_undigested: false,
-            assembly_bytes: 48 << 20,
-            max_object_bytes: limits::OBJECT_BYTES,
-            held_bytes: limits::HELD_BYTES,
-            object_timeout: Duration::from_secs(20),
-            clock_tolerance: Duration::from_secs(300),
-        }
-    }
-}
-
-/// What goes in.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// A datagram of the source or the repair flow (told apart by TSI and codepoint).
-    Packet {
-        /// Now.
-        now: Time,
-        /// Wall clock, for FDT expiry.
-        wall: WallTime,
-        /// The datagram.
-        datagram: &'a [u8],
-    },
-    /// Bytes of an object that came another way (HTTP range, MoQ): whole source symbols in them are used.
-    Bytes {
-        /// Now.
-        now: Time,
-        /// The object.
-        toi: Toi,
-        /// Offset of `bytes` in the object.
-        offset: u64,
-        /// The bytes.
-        bytes: &'a [u8],
-    },
-    /// Result of [`Command::Decode`].
-    Decoded {
-        /// Now.
-        now: Time,
-        /// The result.
-        result: DecodeResult,
-    },
-    /// The object is here by another way (unicast, or still in the store from an earlier round): stop collecting it.
-    Forget {
-        /// Now.
-        now: Time,
-        /// The object.
-        toi: Toi,
-    },
-    /// The object is no longer in the store: collect it when it is sent again.
-    Reopen {
-        /// The object.
-        toi: Toi,
-    },
-    /// The time asked for has come.
-    Timeout {
-        /// Now.
-        now: Time,
-    },
-}
-
-/// What comes out.
-#[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time on the stack; a box would be an allocation an event"
-)]
-pub enum Output {
-    /// Work for another thread.
-    Command(Command),
-    /// Something happened.
-    Event(Event),
-    /// Nothing more until this time; `None`: until the next input.
-    Timeout(Option<Time>),
-}
-
-/// Heavy work.
-#[derive(Debug)]
-pub enum Command {
-    /// Solve a source block: `job.run()` on any thread, then `Input::Decoded`.
-    Decode(DecodeJob),
-}
-
-/// Something happened.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// An FDT Instance described this object: it is on its way (or already under assembly).
-    Announced {
-        /// Its TOI.
-        toi: Toi,
-        /// Its description.
-        meta: ObjectMeta,
-        /// Listed first: it is being sent now. Others of the same instance were sent before, and unless symbols of them
-        /// were heard they are of no use to a receiver that has just joined.
-        newest: bool,
-    },
-    /// Complete, length and digest verified.
-    Complete {
-        /// Its TOI.
-        toi: Toi,
-        /// Its description.
-        meta: ObjectMeta,
-        /// Its bytes.
-        payload: Payload,
-        /// How it came together.
-        how: Reception,
-    },
-    /// Given up, or failed verification.
-    Lost {
-        /// Its TOI.
-        toi: Toi,
-        /// Its description, if one was heard.
-        meta: Option<ObjectMeta>,
-        /// Why.
-        reason: DropReason,
-    },
-    /// A description with another session identity: the sender was restarted; everything unfinished of the old run was dropped.
-    NewSession {
-        /// Identity of the new run.
-        session: u64,
-    },
-    /// The sender closed the session (A flag).
-    Closed,
-}
-
-/// How an object came together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reception {
-    /// First symbol of it.
-    pub first_symbol: Time,
-    /// Verified.
-    pub completed: Time,
-    /// Source symbols of the object.
-    pub source_symbols: u64,
-    /// Source symbols heard on multicast.
-    pub source_received: u64,
-    /// Repair symbols heard on multicast.
-    pub repair_received: u64,
-    /// Source symbols rebuilt by the FEC decoder.
-    pub recovered: u64,
-    /// Source symbols that came by `Input::Bytes`.
-    pub fetched: u64,
-}
-
-/// State of an object under assembly, for deadlines and repair.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
-    /// Its TOI.
-    pub toi: Toi,
-    /// First symbol of it.
-    pub first_symbol: Time,
-    /// Last symbol of it.
-    pub last_symbol: Time,
-    /// Source symbols of the object.
-    pub source_symbols: u64,
-    /// Symbols still needed (sum over blocks of K - usable symbols, not below 0).
-    pub missing_symbols: u64,
-    /// Length in bytes.
-    pub length: u64,
-}
-
-/// Counters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecvStats {
-    /// Datagrams.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Source symbols stored.
-    pub source_symbols: u64,
-    /// Repair symbols stored.
-    pub repair_symbols: u64,
-    /// Source symbols of finished objects that were not heard on multicast (loss before FEC).
-    pub lost_symbols: u64,
-    /// Source symbols of finished objects (denominator for loss).
-    pub expected_symbols: u64,
-    /// Source symbols the decoder rebuilt.
-    pub recovered_symbols: u64,
-    /// Objects complete.
-    pub objects_complete: u64,
-    /// Objects given up.
-    pub objects_lost: u64,
-    /// Bytes under assembly and held now.
-    pub assembly_bytes: u64,
-    /// Objects under assembly now.
-    pub objects_in_flight: usize,
-    /// FDT Instances accepted.
-    pub fdt_instances: u64,
-    /// Refusals.
-    pub drops: DropCounters,
-}
-
 /// The receiving engine: one mutation, then drain [`RecvSession::poll_output`] until it answers `Timeout`.
 ///
-/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`]; for a new symbol the object that has
-/// been without progress longest gives way, objects without a description first. Packets without FDT wait within
-/// [`RecvConfig::held_bytes`]; when that is full the newest is refused.
+/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`]. For a new symbol the object that has
+/// been without one longest gives way, objects without a description first; where symbols of all come, the new object does.
+/// Packets without FDT wait within [`RecvConfig::held_bytes`]; when that is full the newest is refused.
 #[derive(Debug)]
 pub struct RecvSession {
     config: RecvConfig,
@@ -281,8 +64,6 @@ struct Finished {
     meta: Option<ObjectMeta>,
 }
 
-/// A finished TOI is forgotten when nothing of it was heard for this long: it may come round again in a carousel.
-const FINISHED_MEMORY: Duration = Duration::from_secs(30);
 /// Ageing is looked at this often while packets come, not at each packet.
 const HOUSEKEEPING: Duration = Duration::from_millis(5);
 /// An FDT Instance that was read is not assembled again for this long.
@@ -336,12 +117,17 @@ impl RecvSession {
                 let meta = self.remove(toi).and_then(|a| a.meta);
                 self.finish(toi, meta);
             }
-            Input::Reopen { toi } => _ = self.finished.remove(&toi),
+            Input::Reopen { toi } => {
+                if self.finished.remove(&toi).is_some() {
+                    self.fdts_read.clear(); // its description must be read again
+                }
+            }
             Input::Timeout { now } => self.now = now,
         }
         if self.now >= self.housekeeping_at || !is_packet {
             self.housekeeping_at = self.now + HOUSEKEEPING;
             self.expire();
+            self.solve_waiting();
             self.stats.assembly_bytes = self.assembly_bytes() + self.held.bytes() as u64;
             self.stats.objects_in_flight = self.objects.len();
         }
@@ -595,114 +381,6 @@ impl RecvSession {
     fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
-    }
-
-    /// Starts an object; the one longest without progress gives way where there are too many.
-    fn insert(&mut self, toi: Toi, cut: Cut, described: bool) -> Result<(), DropReason> {
-        if self.objects.len() >= limits::OBJECTS_IN_FLIGHT {
-            let victim = self.victim(toi, described).ok_or(DropReason::ObjectLimit)?;
-            self.give_up(victim, DropReason::ObjectLimit);
-        }
-        let id = self.new_id();
-        self.objects.insert(toi, Assembly::new(id, cut, self.now));
-        Ok(())
-    }
-
-    /// Frees memory for `cost` more bytes of this object.
-    fn make_room(&mut self, toi: Toi, cost: u64) -> Result<(), DropReason> {
-        let described = self.objects.get(&toi).is_some_and(|o| o.meta.is_some());
-        while cost > 0 && self.assembly_bytes() + cost > self.config.assembly_bytes {
-            let victim = self.victim(toi, described).ok_or(DropReason::ByteLimit)?;
-            if self.objects.get(&victim).is_none_or(|v| v.bytes == 0) {
-                return Err(DropReason::ByteLimit);
-            }
-            self.give_up(victim, DropReason::ByteLimit);
-        }
-        Ok(())
-    }
-
-    /// Who gives way to `keep`: objects without description first, then the longest without a symbol. One without
-    /// description, which anybody can make up, never displaces one that has its own.
-    fn victim(&self, keep: Toi, described: bool) -> Option<Toi> {
-        let keeps_memory = |o: &Assembly| o.bytes > 0 || self.objects.len() >= limits::OBJECTS_IN_FLIGHT;
-        self.objects
-            .iter()
-            .filter(|(toi, o)| **toi != keep && keeps_memory(o) && (described || o.meta.is_none()))
-            .min_by_key(|(_, o)| (o.meta.is_some(), o.last_symbol))
-            .map(|(toi, _)| *toi)
-    }
-
-    fn give_up(&mut self, toi: Toi, reason: DropReason) {
-        let Some(object) = self.remove(toi) else { return };
-        if object.first_symbol.is_some() {
-            self.lose(toi, object.meta, reason);
-        }
-    }
-
-    fn lose(&mut self, toi: Toi, meta: Option<ObjectMeta>, reason: DropReason) {
-        self.stats.drops.count(reason);
-        self.stats.objects_lost += 1;
-        // A damaged object must be collected anew when it is sent again, so it is not remembered as finished, and its
-        // description must be read anew although the same FDT Instance was read a moment ago.
-        self.fdts_read.clear();
-        self.events.push_back(Event::Lost { toi, meta, reason });
-    }
-
-    fn remove(&mut self, toi: Toi) -> Option<Assembly> {
-        self.objects.remove(&toi)
-    }
-
-    fn finish(&mut self, toi: Toi, meta: Option<ObjectMeta>) {
-        _ = self.held.take(toi);
-        self.waiting.remove(&toi);
-        if self.finished.insert(toi, Finished { heard: self.now, meta }).is_none() {
-            self.finished_order.push_back(toi);
-        }
-        while self.finished_order.len() > limits::REMEMBERED_TOIS {
-            if let Some(old) = self.finished_order.pop_front() {
-                self.finished.remove(&old);
-            }
-        }
-    }
-
-    /// The sender was restarted: what its last run left unfinished will never be finished.
-    fn abandon_session(&mut self) {
-        let described: Vec<Toi> =
-            self.objects.iter().filter(|(_, o)| o.meta.is_some()).map(|(t, _)| *t).collect();
-        for toi in described {
-            self.give_up(toi, DropReason::OldSession);
-        }
-        self.waiting.clear();
-        self.fdts_read.clear();
-        self.finished.clear();
-        self.finished_order.clear();
-    }
-
-    fn assembly_bytes(&self) -> u64 {
-        self.objects.values().map(|o| o.bytes).sum::<u64>()
-            + self.fdts.values().map(|f| f.assembly.bytes).sum::<u64>()
-    }
-
-    fn expire(&mut self) {
-        let (now, timeout) = (self.now, self.config.object_timeout);
-        let old: Vec<Toi> =
-            self.objects.iter().filter(|(_, o)| now >= o.last_symbol + timeout).map(|(t, _)| *t).collect();
-        for toi in old {
-            self.give_up(toi, DropReason::Incomplete);
-        }
-        self.fdts.retain(|_, f| now < f.assembly.last_symbol + timeout);
-        let expired = self.held.expire(now);
-        self.stats.drops.add(DropReason::HeldExpired, expired);
-        while let Some(toi) = self.finished_order.front() {
-            match self.finished.get(toi) {
-                Some(f) if now < f.heard + FINISHED_MEMORY => break,
-                _ => {}
-            }
-            if let Some(toi) = self.finished_order.pop_front() {
-                self.finished.remove(&toi);
-            }
-        }
-        self.solve_waiting();
     }
 
     /// Blocks that have just enough symbols are solved when no more come.

@@ -349,6 +349,57 @@ fn memory_stays_within_its_budget() {
 }
 
 #[test]
+fn a_flood_beyond_the_memory_still_completes_objects() {
+    // 2 MB objects back to back with room for one and a half: some are given up for want of room, none may be in vain.
+    let seed = seed(6);
+    for share in [0.0, 0.02] {
+        let (send, mut recv) = configs(WireProfile::Mabr, 100 * MBIT);
+        recv.assembly_bytes = 7 << 19;
+        let mut pair = Pair::new(send, recv, lossy(seed, share));
+        let objects = 40;
+        for i in 0..objects {
+            pair.send(segment(i, 2_000_000));
+            pair.run_for(Duration::from_millis(190));
+            let held = pair.receiver.stats().assembly_bytes;
+            assert!(held <= (7 << 19) + crate::limits::HELD_BYTES as u64, "{held}");
+        }
+        pair.run_for(Duration::from_secs(2));
+        let complete = pair.log.complete.len() as u64;
+        assert!(complete >= objects / 3, "{complete} of {objects} at loss {share}: {:?}", pair.log.lost);
+        assert!(pair.log.complete.iter().all(|(_, _, _, p, how)| p.len() > 0 && how.fetched == 0));
+    }
+}
+
+#[test]
+fn what_had_no_room_is_collected_when_it_is_sent_again() {
+    let (send, mut recv) = configs(WireProfile::Mabr, 100 * MBIT);
+    recv.assembly_bytes = 7 << 19;
+    let mut pair = Pair::new(send, recv, link(1));
+    // The first cannot complete and holds its memory while the second is sent.
+    let first: Toi = Toi(1000);
+    let mut n = 0;
+    pair.filter = Box::new(move |_, datagram| {
+        let of_first = AlcPacket::parse(datagram).is_ok_and(|p| p.toi == Some(first));
+        n += u32::from(of_first);
+        !of_first || n % 2 == 0
+    });
+    let second = segment(1, 2_000_000);
+    pair.send(segment(0, 2_000_000));
+    pair.send(second.clone());
+    pair.run_for(Duration::from_secs(1));
+    let lost: Vec<_> = pair.log.lost.iter().map(|(_, toi, why)| (*toi, *why)).collect();
+    assert_eq!(lost, [(Toi(1001), DropReason::ByteLimit)]);
+    // Its symbols are ignored until it is reopened; the stalled object gives way then.
+    pair.send(second.clone());
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.log.complete.len(), 0);
+    pair.receiver.handle_input(crate::session::recv::Input::Reopen { toi: Toi(1001) });
+    pair.send(second.clone());
+    pair.run_for(Duration::from_secs(1));
+    assert_all_arrived(&pair, &[second]);
+}
+
+#[test]
 fn an_empty_object_arrives() {
     let (send, recv) = configs(WireProfile::Mabr, MBIT);
     let mut pair = Pair::new(send, recv, link(1));

@@ -11,10 +11,14 @@ use mahp_common::manifest::{dash::Mpd, hls::Playlist, sniff};
 use mahp_common::session::recv::{Event, Reception};
 use mahp_common::{ObjectKind, ObjectMeta, Payload, Time, Toi, WallTime};
 use std::sync::Arc;
+use std::time::Duration;
 use url::Url;
 
 /// Segments of one Representation that are looked at in an MPD: the newest.
 const LESSON_MAX: usize = 256;
+
+/// An object that had no room may be collected again after this: its repair symbols of this round are through then.
+const REOPEN_AFTER: Duration = Duration::from_secs(3);
 
 /// What a manifest that came by multicast teaches: segments in order, oldest first.
 #[derive(Debug)]
@@ -69,7 +73,7 @@ impl State {
                 true
             }
             Event::Lost { toi, meta, reason } => {
-                self.lost(key, toi, meta, reason);
+                self.lost(now, key, toi, meta, reason);
                 true
             }
             Event::NewSession { .. } => {
@@ -207,7 +211,14 @@ impl State {
         }
     }
 
-    fn lost(&mut self, key: &RenditionKey, toi: Toi, meta: Option<ObjectMeta>, reason: DropReason) {
+    fn lost(
+        &mut self,
+        now: Time,
+        key: &RenditionKey,
+        toi: Toi,
+        meta: Option<ObjectMeta>,
+        reason: DropReason,
+    ) {
         let Some(entry) = self.renditions.get_mut(key) else { return };
         let resource = meta.as_ref().and_then(|m| object_url(entry, &m.url)).map(|u| self.urls.key(&u));
         let described = meta.is_some();
@@ -218,8 +229,23 @@ impl State {
                 .increment(1);
             tracing::debug!(%key, %toi, reason = reason.as_str(), "object lost");
         }
+        let no_room = matches!(reason, DropReason::ByteLimit | DropReason::ObjectLimit);
+        let once = entry.channel.live && meta.as_ref().is_none_or(|m| m.kind == ObjectKind::Media);
+        if no_room && !once && self.reopen.len() < super::REOPEN_MAX {
+            self.reopen.push_back((now + REOPEN_AFTER, key.clone(), toi));
+        }
         if let Some(resource) = resource {
             self.land(&resource, key, toi);
+        }
+    }
+
+    /// Lets objects that are sent again and again, and had no room, be collected the next time.
+    pub(super) fn reopen(&mut self, now: Time) {
+        while self.reopen.front().is_some_and(|(at, _, _)| now >= *at) {
+            let Some((_, key, toi)) = self.reopen.pop_front() else { return };
+            if let Some(flow) = self.renditions.get(&key).and_then(|e| e.flow.as_ref()) {
+                flow.tell(Control::Reopen(toi));
+            }
         }
     }
 

@@ -96,6 +96,7 @@ impl Hub {
         let wall = self.clock.wall();
         self.with(|state, now| {
             state.joins.tick(now);
+            state.reopen(now);
             let second = state.second(self, now);
             state.rings.push(wall.unix_secs(), second);
         });

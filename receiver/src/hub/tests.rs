@@ -261,6 +261,41 @@ async fn a_rendition_that_nobody_asks_for_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn budgets_hold_under_a_flood_of_large_objects() {
+    let rig = Rig::new(Options { memory: 16 << 20, assembly_memory: 8 << 20, ..options() });
+    rig.join().await;
+    let mut caster = rig.caster();
+    // Nothing completes: all of it stays under assembly until it is given up.
+    caster.lose(|_, n| n % 2 == 0);
+    for n in 0..12 {
+        caster.send(object(&segment(n), ObjectKind::Media, vec![n as u8; 2_000_000])).await;
+    }
+    let held = || {
+        rig.hub.tick();
+        let t = rig.hub.snapshot().totals;
+        assert!(t.assembly_bytes <= t.assembly_limit_bytes, "{t:?}");
+        assert!(t.store_bytes <= t.store_limit_bytes, "{t:?}");
+        t
+    };
+    rig.until(|| held().drops.contains_key("byte_limit")).await;
+    caster.lose(|_, _| false);
+    for n in 100..130 {
+        caster.send(object(&segment(n), ObjectKind::Media, vec![n as u8; 2_000_000])).await;
+        held();
+    }
+    rig.until(|| {
+        held();
+        matches!(rig.hub.demand(&segment(129), None), Availability::Here(_))
+    })
+    .await;
+    // The live window survived.
+    let here =
+        (100..130).filter(|n| matches!(rig.hub.demand(&segment(*n), None), Availability::Here(_))).count();
+    assert!(here >= 4, "{here}");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_description_moves_the_flow() {
     let mut rig = Rig::new(options());
     rig.join().await;

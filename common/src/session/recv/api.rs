@@ -1,0 +1,229 @@
+//! What goes into the receiving engine and what comes out.
+
+use crate::drop::{DropCounters, DropReason};
+use crate::fec::{DecodeJob, DecodeResult};
+use crate::ids::{Toi, Tsi};
+use crate::limits;
+use crate::object::{ObjectMeta, Payload};
+use crate::time::{Time, WallTime};
+use std::time::Duration;
+
+/// Parameters of a [`RecvSession`].
+#[derive(Clone, Debug)]
+pub struct RecvConfig {
+    /// TSI of the source flow; `None` = take the first TSI heard (only for `source@group:port` without description).
+    pub tsi: Option<Tsi>,
+    /// TSI of the repair flow, where it differs.
+    pub repair_tsi: Option<Tsi>,
+    /// Key that FDT Instances must be signed with; `None` = unsigned accepted (interoperation only).
+    pub key: Option<crate::auth::VerifyingKey>,
+    /// Whether objects without a digest are accepted (foreign senders). Never with `key`.
+    pub allow_undigested: bool,
+    /// Bytes of objects under assembly.
+    pub assembly_bytes: u64,
+    /// Largest object.
+    pub max_object_bytes: u64,
+    /// Bytes of packets held for their FDT.
+    pub held_bytes: usize,
+    /// An object without any new symbol for this long is given up.
+    pub object_timeout: Duration,
+    /// How far this box's wall clock may be ahead of the sender's before FDT Instances seem expired.
+    pub clock_tolerance: Duration,
+}
+
+impl Default for RecvConfig {
+    /// Any TSI, nothing signed, nothing without digest, 48 MiB of assembly.
+    fn default() -> RecvConfig {
+        RecvConfig {
+            tsi: None,
+            repair_tsi: None,
+            key: None,
+            allow_undigested: false,
+            assembly_bytes: 48 << 20,
+            max_object_bytes: limits::OBJECT_BYTES,
+            held_bytes: limits::HELD_BYTES,
+            object_timeout: Duration::from_secs(20),
+            clock_tolerance: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What goes in.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram of the source or the repair flow (told apart by TSI and codepoint).
+    Packet {
+        /// Now.
+        now: Time,
+        /// Wall clock, for FDT expiry.
+        wall: WallTime,
+        /// The datagram.
+        datagram: &'a [u8],
+    },
+    /// Bytes of an object that came another way (HTTP range, MoQ): whole source symbols in them are used.
+    Bytes {
+        /// Now.
+        now: Time,
+        /// The object.
+        toi: Toi,
+        /// Offset of `bytes` in the object.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Result of [`Command::Decode`].
+    Decoded {
+        /// Now.
+        now: Time,
+        /// The result.
+        result: DecodeResult,
+    },
+    /// The object is here by another way (unicast, or still in the store from an earlier round): stop collecting it.
+    Forget {
+        /// Now.
+        now: Time,
+        /// The object.
+        toi: Toi,
+    },
+    /// The object is no longer in the store: collect it when it is sent again.
+    Reopen {
+        /// The object.
+        toi: Toi,
+    },
+    /// The time asked for has come.
+    Timeout {
+        /// Now.
+        now: Time,
+    },
+}
+
+/// What comes out.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time on the stack; a box would be an allocation an event"
+)]
+pub enum Output {
+    /// Work for another thread.
+    Command(Command),
+    /// Something happened.
+    Event(Event),
+    /// Nothing more until this time; `None`: until the next input.
+    Timeout(Option<Time>),
+}
+
+/// Heavy work.
+#[derive(Debug)]
+pub enum Command {
+    /// Solve a source block: `job.run()` on any thread, then `Input::Decoded`.
+    Decode(DecodeJob),
+}
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An FDT Instance described this object: it is on its way (or already under assembly).
+    Announced {
+        /// Its TOI.
+        toi: Toi,
+        /// Its description.
+        meta: ObjectMeta,
+        /// Listed first: it is being sent now. Others of the same instance were sent before, and unless symbols of them
+        /// were heard they are of no use to a receiver that has just joined.
+        newest: bool,
+    },
+    /// Complete, length and digest verified.
+    Complete {
+        /// Its TOI.
+        toi: Toi,
+        /// Its description.
+        meta: ObjectMeta,
+        /// Its bytes.
+        payload: Payload,
+        /// How it came together.
+        how: Reception,
+    },
+    /// Given up, or failed verification.
+    Lost {
+        /// Its TOI.
+        toi: Toi,
+        /// Its description, if one was heard.
+        meta: Option<ObjectMeta>,
+        /// Why. After `ByteLimit` and `ObjectLimit` its further symbols are ignored until [`Input::Reopen`].
+        reason: DropReason,
+    },
+    /// A description with another session identity: the sender was restarted; everything unfinished of the old run was dropped.
+    NewSession {
+        /// Identity of the new run.
+        session: u64,
+    },
+    /// The sender closed the session (A flag).
+    Closed,
+}
+
+/// How an object came together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reception {
+    /// First symbol of it.
+    pub first_symbol: Time,
+    /// Verified.
+    pub completed: Time,
+    /// Source symbols of the object.
+    pub source_symbols: u64,
+    /// Source symbols heard on multicast.
+    pub source_received: u64,
+    /// Repair symbols heard on multicast.
+    pub repair_received: u64,
+    /// Source symbols rebuilt by the FEC decoder.
+    pub recovered: u64,
+    /// Source symbols that came by `Input::Bytes`.
+    pub fetched: u64,
+}
+
+/// State of an object under assembly, for deadlines and repair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// Its TOI.
+    pub toi: Toi,
+    /// First symbol of it.
+    pub first_symbol: Time,
+    /// Last symbol of it.
+    pub last_symbol: Time,
+    /// Source symbols of the object.
+    pub source_symbols: u64,
+    /// Symbols still needed (sum over blocks of K - usable symbols, not below 0).
+    pub missing_symbols: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// Counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecvStats {
+    /// Datagrams.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Source symbols stored.
+    pub source_symbols: u64,
+    /// Repair symbols stored.
+    pub repair_symbols: u64,
+    /// Source symbols of finished objects that were not heard on multicast (loss before FEC).
+    pub lost_symbols: u64,
+    /// Source symbols of finished objects (denominator for loss).
+    pub expected_symbols: u64,
+    /// Source symbols the decoder rebuilt.
+    pub recovered_symbols: u64,
+    /// Objects complete.
+    pub objects_complete: u64,
+    /// Objects given up.
+    pub objects_lost: u64,
+    /// Bytes under assembly and held now.
+    pub assembly_bytes: u64,
+    /// Objects under assembly now.
+    pub objects_in_flight: usize,
+    /// FDT Instances accepted.
+    pub fdt_instances: u64,
+    /// Refusals.
+    pub drops: DropCounters,
+}
