@@ -1,6 +1,7 @@
 //! Configuration: command line, then environment, then file, then defaults. [`resolve`] is the only place with defaults.
 
 use crate::cli::Cli;
+use crate::http::Rungs;
 use crate::joins::Policy;
 use mahp_common::auth::VerifyingKey;
 use mahp_runtime::config::{ByteSize, Span};
@@ -140,6 +141,9 @@ pub struct Settings {
     /// Longest time that a request waits for multicast, 8s at most [default: 8s]
     #[arg(long, env = "MAHP_RECEIVER_HOLD", value_name = "TIME")]
     pub hold: Option<Span>,
+    /// Variants that master playlists offer: those that multicast carries, or all of the origin's [default: carried]
+    #[arg(long, env = "MAHP_RECEIVER_RUNGS", value_name = "WHICH")]
+    pub rungs: Option<Rungs>,
     /// Receive buffer of each socket [default: 4 MiB]
     #[arg(long, env = "MAHP_RECEIVER_RECV_BUFFER", value_name = "SIZE")]
     pub recv_buffer: Option<ByteSize>,
@@ -214,6 +218,8 @@ pub struct Config {
     pub unicast: bool,
     /// `hold`.
     pub hold: Duration,
+    /// `rungs`.
+    pub rungs: Rungs,
     /// `recv-buffer`, bytes.
     pub recv_buffer: usize,
     /// `latency`.
@@ -309,6 +315,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
         insecure: s.insecure.is_some_and(|x| x.0),
         unicast: s.unicast.is_none_or(|x| x.0),
         hold,
+        rungs: s.rungs.unwrap_or_default(),
         recv_buffer: s.recv_buffer.map_or(4 << 20, |b| usize::try_from(b.0).unwrap_or(usize::MAX)),
         latency: s.latency.unwrap_or_default(),
         log_format: format
@@ -425,6 +432,7 @@ impl Settings {
             hold: self.hold.or(other.hold),
             recv_buffer: self.recv_buffer.or(other.recv_buffer),
             latency: self.latency.or(other.latency),
+            rungs: self.rungs.or(other.rungs),
             log_format: self.log_format.or(other.log_format),
             state_dir: self.state_dir.or(other.state_dir),
         }

@@ -1,6 +1,6 @@
 //! Wiring: every task and queue of the receiver, and the only place that starts long-lived tasks. All are joined at the end.
 
-use crate::config::{Config, SessionSource};
+use crate::config::{Config, Latency, SessionSource};
 use crate::description::multicast::{self, Listener};
 use crate::description::{Follower, KnownKeys, Look, Trust, report};
 use crate::flow;
@@ -101,9 +101,28 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
     Ok(http::Options {
         allow_from: networks.map_err(wrong)?,
         allow_origins: HostList::new(&config.allow_origin).map_err(wrong)?,
+        rungs: config.rungs,
+        low_latency: config.latency == Latency::Low,
         unicast: config.unicast,
         ..http::Options::default()
     })
+}
+
+#[cfg(test)]
+#[test]
+fn what_is_configured_reaches_the_http_half() {
+    use clap::Parser as _;
+    let options = |args: &[&str]| {
+        let cli = crate::cli::Cli::parse_from([&["mahp-receiver", "http://sender/"], args].concat());
+        let config =
+            crate::config::resolve(&cli, crate::config::Settings::default(), None).expect("a configuration");
+        front_options(&config).expect("options")
+    };
+    let usual = options(&[]);
+    assert_eq!((usual.rungs, usual.low_latency, usual.unicast), (http::Rungs::Carried, false, true));
+    let other = options(&["--rungs=all", "--latency=low", "--unicast=off", "--allow-origin=a.example"]);
+    assert_eq!((other.rungs, other.low_latency, other.unicast), (http::Rungs::All, true, false));
+    assert!(other.allow_origins.names().any(|n| n == "a.example"));
 }
 
 fn hub_options(config: &Config, allow_origins: &HostList) -> hub::Options {

@@ -9,6 +9,7 @@ use http::{HeaderMap, Method};
 use mahp_common::catalog::Channel;
 use mahp_common::manifest::url::generic_path;
 use std::sync::Arc;
+use std::time::Duration;
 use url::Url;
 
 /// See the module.
@@ -24,6 +25,8 @@ pub struct Ask {
     pub served_path: String,
     /// The channel it belongs to.
     pub channel: Option<Arc<Channel>>,
+    /// How long the player can do without it, where it says so.
+    pub player_deadline: Option<Duration>,
     /// Range and conditions.
     pub conditions: Conditions,
     /// Cookie and Authorization.

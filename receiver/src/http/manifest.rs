@@ -9,6 +9,7 @@ use super::headers::{self, Entity};
 use super::media::{self, HOLD_MAX};
 use super::memo::Remembered;
 use super::render::{self, Rendered};
+use super::send;
 use crate::library::{Availability, ManifestState, Source};
 use crate::origin::Want;
 use crate::origin::flight::{End, Fetched, Flight, Refused};
@@ -64,7 +65,7 @@ pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
             }
             send(front, ask, version)
         }
-        Found::Refused(refused) => media::pass_on(ask, &refused),
+        Found::Refused(refused) => send::pass_on(ask, &refused),
         Found::Nothing(refusal) => refusal.response(&ask.headers),
         // Either may turn out to be the other, once.
         Found::NoManifest => Box::pin(media::serve(front, ask)).await,
@@ -98,7 +99,7 @@ fn send(front: &Arc<Front>, ask: &Ask, version: Version) -> Response<Body> {
         others,
     };
     let all = (0, entity.complete);
-    media::send_stream(front, ask, source, entity, all, || Body::from(rendered.bytes))
+    send::send_stream(front, ask, source, entity, all, || Body::from(rendered.bytes))
 }
 
 enum Found {

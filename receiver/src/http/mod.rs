@@ -6,16 +6,20 @@
 pub mod access;
 pub mod ask;
 pub mod body;
+pub mod cmcd;
 pub mod cors;
 pub mod errors;
 pub mod headers;
+pub mod large;
 pub mod manifest;
 pub mod media;
 pub mod memo;
+pub mod pieces;
 pub mod range;
 pub mod render;
 pub mod routes;
 pub mod rungs;
+pub mod send;
 pub mod server;
 pub mod small;
 #[cfg(test)]
@@ -41,7 +45,10 @@ use std::sync::Arc;
 use url::Url;
 
 /// Which variants of a master playlist are offered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rungs {
     /// Those that multicast carries, if it carries any.
     #[default]
@@ -217,6 +224,7 @@ impl Front {
             conditions: Conditions::of(&parts.headers),
             credentials: Credentials::of(&parts.headers),
             served_path: parts.uri.path().to_owned(),
+            player_deadline: cmcd::deadline(&parts.headers, &url),
             method: parts.method,
             headers: parts.headers,
             form,

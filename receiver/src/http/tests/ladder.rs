@@ -3,7 +3,7 @@
 use super::rig::{Rig, SEGMENT, Script, bytes};
 use crate::http::Options;
 use crate::library::{Availability, RepairPlan, Source};
-use http::header;
+use http::header::{self, HeaderName};
 use mahp_common::{Digest, ObjectMeta};
 use std::time::Duration;
 
@@ -61,6 +61,29 @@ async fn coming_too_late_is_fetched_in_time() {
     assert_eq!(rig.library.state.lock().unwrap().put.len(), 1);
     assert_eq!(rig.served.of("news").unicast, 5000);
     assert_eq!(rig.served.origin()["fallback"], 5000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_player_whose_buffer_runs_dry_is_served_sooner() {
+    // As `coming_too_late_is_fetched_in_time`, but multicast promises more than the player can wait for.
+    for (deadline, asked_by) in [("20000", 3000..=3600), ("4000", 1400..=1600), ("100", 0..=600)] {
+        let (rig, body) = (Rig::new(), bytes(5000));
+        rig.web.script(SEGMENT, [Script::body(&body).after(300)]);
+        rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(6000), progress: 0.5 });
+        let cmcd = format!("bl={deadline},dl={deadline},su");
+        let seen = rig.ask("GET", PATH, &[(HeaderName::from_static("cmcd-request"), &cmcd)]).await;
+        assert_eq!(seen.body.ok(), Some(body));
+        let asked = ms(rig.web.asked()[0].at);
+        assert!(asked_by.contains(&asked), "deadline {deadline} ms, asked at {asked} ms");
+    }
+    // What multicast brings sooner than the origin could is left to it.
+    let (rig, body) = (Rig::new(), bytes(5000));
+    rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(50), progress: 0.9 });
+    let late = body.clone();
+    rig.later(60, move |library| library.multicast(SEGMENT, &late));
+    let seen = rig.ask("GET", PATH, &[(HeaderName::from_static("cmcd-request"), "dl=0,su")]).await;
+    assert!(seen.body == Ok(body));
+    assert_eq!((ms(seen.waited), rig.web.count()), (60, 0));
 }
 
 #[tokio::test(start_paused = true)]
