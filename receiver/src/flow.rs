@@ -227,6 +227,7 @@ impl Joined {
         loop {
             let now = self.clock.now();
             if now >= kernel_look {
+                self.source.check_interface()?;
                 self.look_at_kernel();
                 kernel_look = now + KERNEL_LOOK;
             }

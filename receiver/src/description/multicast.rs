@@ -24,7 +24,7 @@ use std::time::Duration;
 const FOREIGN_AFTER: Duration = Duration::from_secs(3);
 /// Flows of a foreign sender.
 const FOREIGN_MAX: usize = 16;
-/// Between attempts to join.
+/// Between attempts to join, and after this much silence the interface is looked at.
 const RETRY: Duration = Duration::from_secs(5);
 /// What a foreign sender's objects are waited for, for want of a manifest that says.
 const FOREIGN_TARGET_MS: u64 = 6000;
@@ -85,13 +85,15 @@ async fn receive(
     let mut described = false;
     let mut foreign = BTreeSet::new();
     loop {
-        let received = socket
-            .receive(|from, datagram| {
-                if endpoint.source.is_none_or(|s| s == from.ip().to_canonical()) {
-                    lock().packet(datagram);
-                }
-            })
-            .await;
+        let received = socket.receive(|from, datagram| {
+            if endpoint.source.is_none_or(|s| s == from.ip().to_canonical()) {
+                lock().packet(datagram);
+            }
+        });
+        let received = match tokio::time::timeout(RETRY, received).await {
+            Ok(received) => received.map(drop),
+            Err(_) => socket.check_interface(),
+        };
         if let Err(e) = received {
             return StartupError::runtime("E-SOCKET", format!("{id}: {e}"), "mahp-receiver doctor");
         }

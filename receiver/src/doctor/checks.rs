@@ -68,10 +68,14 @@ fn arrives(facts: &Facts, look: &FlowLook) -> Option<Finding> {
             format!(
                 "packets arrive ({per_second}/s), but the kernel dropped {dropped} ({share} %) because the receive buffer was full"
             ),
-            buffer_fix(facts),
+            buffer_fix(facts, look),
         ));
     }
     let message = format!("packets arrive: {per_second}/s on {}", look.interface);
+    if !look.flow.joined && !look.flow.name.is_empty() {
+        let message = format!("not joined, as nobody watches it; joined for this look, {message}");
+        return Some(finding(look, "D-NOT-JOINED", Severity::Ok, message, String::new()));
+    }
     Some(finding(look, "D-OK", Severity::Ok, message, String::new()))
 }
 
@@ -116,7 +120,8 @@ fn join_refused(_: &Facts, look: &FlowLook) -> Option<Finding> {
 fn not_joined(_: &Facts, look: &FlowLook) -> Option<Finding> {
     (look.membership == Membership::None).then(|| {
         let message = format!("no process has joined the group on {} (/proc/net/igmp)", look.interface);
-        let fix = "start mahp-receiver with this session, and watch the channel or use --join always".into();
+        let fix = "restart mahp-receiver: the interface was made anew since it joined, or somebody took the membership away";
+        let fix = fix.to_owned();
         finding(look, "D-NOT-JOINED", Severity::Broken, message, fix)
     })
 }
@@ -160,15 +165,19 @@ fn buffer_too_small(facts: &Facts, look: &FlowLook) -> Option<Finding> {
     let dropped = look.socket.map_or(0, |s| s.dropped);
     (dropped > 0).then(|| {
         let message = format!("the kernel dropped {dropped} packets because the receive buffer was full, and the program read none");
-        finding(look, "D-RCVBUF", Severity::Broken, message, buffer_fix(facts))
+        finding(look, "D-RCVBUF", Severity::Broken, message, buffer_fix(facts, look))
     })
 }
 
-fn buffer_fix(facts: &Facts) -> String {
+fn buffer_fix(facts: &Facts, look: &FlowLook) -> String {
     const WANTED: u64 = 4 << 20;
+    let has = look.flow.recv_buffer;
     match facts.rmem_max {
         Some(max) if max < WANTED => {
             format!("sysctl -w net.core.rmem_max={WANTED}    (it is {max}), then restart mahp-receiver")
+        }
+        _ if has > 0 && has < WANTED => {
+            format!("--recv-buffer \"4 MiB\"    (it is {} KiB)", has >> 10)
         }
         _ => {
             "the box is too slow for this rate, or something keeps the program from reading: look at its CPU"

@@ -154,6 +154,17 @@ pub(super) struct Memberships {
     sources: Vec<(u32, IpAddr, IpAddr)>,
 }
 
+#[cfg(test)]
+impl Memberships {
+    pub(super) fn groups(&self) -> &[(u32, IpAddr)] {
+        &self.groups
+    }
+
+    pub(super) fn add_sources(&mut self, sources: Vec<(u32, IpAddr, IpAddr)>) {
+        self.sources.extend(sources);
+    }
+}
+
 fn memberships() -> Memberships {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let mut all = igmp(&read("/proc/net/igmp"));

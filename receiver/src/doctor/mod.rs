@@ -9,6 +9,8 @@ pub mod checks;
 mod facts;
 mod gather;
 mod probe;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use facts::{Facts, FlowLook, Iface, Membership, Socket};
@@ -112,6 +114,8 @@ pub struct Flow {
     pub last_packet_ms: Option<u64>,
     /// Packets so far.
     pub packets: u64,
+    /// Receive buffer of its socket, bytes; 0 = not known.
+    pub recv_buffer: u64,
     /// Whether silence is a fault (a repair flow or a film that was sent once may be silent).
     pub must_be_heard: bool,
 }

@@ -357,6 +357,7 @@ impl Entry {
             joined_for_ms: self.joined_at.map(|at| millis(now - at)),
             last_packet_ms: self.hearing.last_packet().map(|at| millis(now - at)),
             packets: self.flow.as_ref().map_or(0, |f| f.datagrams()[i]),
+            recv_buffer: self.flow.as_ref().map_or(0, |f| f.recv_buffer as u64),
             // A repair flow is silent where nothing is sent.
             must_be_heard: i == 0,
         };

@@ -37,6 +37,8 @@ pub struct ReceiveOptions {
 pub struct MulticastReceiver {
     io: UdpSocket,
     state: UdpSocketState,
+    /// Name and index of the interface of the join.
+    interface: (String, u32),
     receive_buffer: usize,
     calls: u64,
 }
@@ -54,12 +56,27 @@ impl MulticastReceiver {
         // quinn-udp asks for a time stamp with every packet; nobody reads it here.
         let _ = sys::set_int(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
         let io = UdpSocket::from_std(socket.into()).map_err(|e| open_error(options, &e))?;
-        Ok(MulticastReceiver { io, state, receive_buffer, calls: 0 })
+        let interface = (interface.name.clone(), interface.index);
+        Ok(MulticastReceiver { io, state, interface, receive_buffer, calls: 0 })
     }
 
     /// Receive buffer the kernel gave, bytes (SO_RCVBUF / 2).
     pub fn receive_buffer(&self) -> usize {
         self.receive_buffer
+    }
+
+    /// The interface of the join is gone, or another has its name now (a router's network was restarted): the kernel has
+    /// forgotten the membership without a word, and only a new join brings packets.
+    ///
+    /// # Errors
+    /// `ENODEV`, in words.
+    pub fn check_interface(&self) -> io::Result<()> {
+        let (name, index) = &self.interface;
+        match sys::interface_index(name) {
+            Some(now) if now == *index => Ok(()),
+            Some(_) => Err(io::Error::other(format!("interface {name} was made anew"))),
+            None => Err(io::Error::other(format!("interface {name} is gone"))),
+        }
     }
 
     /// `recvmmsg` calls that brought something, so far.

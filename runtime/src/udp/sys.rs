@@ -2,6 +2,7 @@
 //! this function's stack together with their exact size, and the kernel keeps none of them.
 
 use socket2::{SockAddr, Socket};
+use std::ffi::CString;
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{IpAddr, SocketAddr};
@@ -111,6 +112,16 @@ pub(super) fn drops(socket: &impl AsRawFd) -> io::Result<u64> {
         return Err(io::Error::from(io::ErrorKind::Unsupported));
     }
     Ok(u64::from(info[MEMINFO_DROPS]))
+}
+
+/// The kernel's index of an interface; none: there is none of that name.
+pub(super) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: `name` is a string with a terminating zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
 }
 
 /// Aligned as the kernel reads control messages.
