@@ -20,22 +20,24 @@ audio() { # FREQUENCY LANGUAGE OUT SECONDS
   ff -f lavfi -i "sine=frequency=$1:beep_factor=4:sample_rate=48000:duration=$4" -ac 2 -c:a aac -b:a 64k -metadata:s:a:0 "language=$2" "$3"
 }
 mkdir mezz
-video 640x360 700k mezz/v0.mp4 $seconds
-video 320x180 200k mezz/v1.mp4 $seconds
-audio 440 eng mezz/a0.mp4 $seconds
-audio 660 deu mezz/a1.mp4 $seconds
+video 480x270 400k mezz/v0.mp4 $seconds
+video 256x144 120k mezz/v1.mp4 $seconds
+# A little shorter than the pictures: with its priming frame it would outlast them and become a DASH segment of one frame that
+# starts where mediaPresentationDuration (which ffmpeg rounds to 0.1 s) ends. Only ffmpeg asks for such a segment.
+audio 440 eng mezz/a0.mp4 35.95
+audio 660 deu mezz/a1.mp4 35.95
 av0=(-i mezz/v0.mp4 -i mezz/a0.mp4 -map 0:v -map 1:a -c copy)
 av1=(-i mezz/v1.mp4 -i mezz/a0.mp4 -map 0:v -map 1:a -c copy)
-codecs0='avc1.4d401e,mp4a.40.2' codecs1='avc1.4d400c,mp4a.40.2'
+codecs0='avc1.4d4015,mp4a.40.2' codecs1='avc1.4d400c,mp4a.40.2'
 
 master() { # DIR: master playlist over v0/index.m3u8 and v1/index.m3u8, written by hand because ffmpeg omits CODECS when copying
   cat >"$1/master.m3u8" <<M3U
 #EXTM3U
 #EXT-X-VERSION:6
 #EXT-X-INDEPENDENT-SEGMENTS
-#EXT-X-STREAM-INF:BANDWIDTH=1000000,AVERAGE-BANDWIDTH=800000,RESOLUTION=640x360,FRAME-RATE=25.000,CODECS="$codecs0"
+#EXT-X-STREAM-INF:BANDWIDTH=700000,AVERAGE-BANDWIDTH=500000,RESOLUTION=480x270,FRAME-RATE=25.000,CODECS="$codecs0"
 v0/index.m3u8
-#EXT-X-STREAM-INF:BANDWIDTH=400000,AVERAGE-BANDWIDTH=300000,RESOLUTION=320x180,FRAME-RATE=25.000,CODECS="$codecs1"
+#EXT-X-STREAM-INF:BANDWIDTH=300000,AVERAGE-BANDWIDTH=220000,RESOLUTION=256x144,FRAME-RATE=25.000,CODECS="$codecs1"
 v1/index.m3u8
 M3U
 }
@@ -84,9 +86,9 @@ cat >hls-alt/master.m3u8 <<M3U
 #EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="aud",NAME="English",LANGUAGE="en",DEFAULT=YES,AUTOSELECT=YES,CHANNELS="2",URI="eng/index.m3u8"
 #EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="aud",NAME="Deutsch",LANGUAGE="de",DEFAULT=NO,AUTOSELECT=YES,CHANNELS="2",URI="deu/index.m3u8"
 #EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="sub",NAME="English",LANGUAGE="en",DEFAULT=YES,AUTOSELECT=YES,FORCED=NO,URI="sub/index.m3u8"
-#EXT-X-STREAM-INF:BANDWIDTH=1000000,AVERAGE-BANDWIDTH=800000,RESOLUTION=640x360,FRAME-RATE=25.000,CODECS="$codecs0",AUDIO="aud",SUBTITLES="sub"
+#EXT-X-STREAM-INF:BANDWIDTH=700000,AVERAGE-BANDWIDTH=500000,RESOLUTION=480x270,FRAME-RATE=25.000,CODECS="$codecs0",AUDIO="aud",SUBTITLES="sub"
 v0/index.m3u8
-#EXT-X-STREAM-INF:BANDWIDTH=400000,AVERAGE-BANDWIDTH=300000,RESOLUTION=320x180,FRAME-RATE=25.000,CODECS="$codecs1",AUDIO="aud",SUBTITLES="sub"
+#EXT-X-STREAM-INF:BANDWIDTH=300000,AVERAGE-BANDWIDTH=220000,RESOLUTION=256x144,FRAME-RATE=25.000,CODECS="$codecs1",AUDIO="aud",SUBTITLES="sub"
 v1/index.m3u8
 M3U
 
@@ -107,7 +109,7 @@ for track in v0 v1 a0; do
 done
 
 # --- sources of the live channels: longer than any test, copied in real time by ffmpeg -re -----------------------------------
-live=200
+live=300
 mkdir live-source
 video 480x270 400k live-source/v0.mp4 $live
 video 320x180 150k live-source/v1.mp4 $live

@@ -1,7 +1,8 @@
 // Drives real browser players in headless Chromium and measures how they play.
 // usage: node browser.mjs JOB.json RESULT.json
-// JOB:    { chromium, shots, seconds, jobs: [ { name, player: hls|dash|shaka|native, url, page? } ] }; all jobs play side by side.
-//         `page` opens that address instead of our own page and measures the first <video> in it.
+// JOB:    { chromium, shots, seconds, jobs: [ { name, player: hls|dash|shaka|native|page, url, files?, channel? } ] }
+//         All jobs play side by side. Player `page` opens the URL, which is a receiver's own page, and presses Play of `channel`.
+//         `files`: the folder of the manifest on the origin's disk; every media body that the page got is compared with it.
 // RESULT: [ { name, played, wall, stalls, ... } ], see measure() and summary() below.
 // The page is served from a port of its own, so every media request is cross-origin: CORS is under test too.
 import { readFileSync, writeFileSync, createReadStream } from "node:fs";
@@ -129,30 +130,74 @@ async function readable(url) {
   return { headers: seen, requests: timed.length, timed: timed.filter((e) => e.responseStart > 0 && e.requestStart > 0).length };
 }
 
-function watchResponses(page, pageHost) {
+// Compares a media body with the file that the origin has: null when it is no media, else { path, bytes, same }.
+async function compare(response, job) {
+  const { pathname, host } = new URL(response.url());
+  const folder = new URL(".", job.url);
+  const type = response.headers()["content-type"] ?? "";
+  if (!job.files || host !== folder.host || !pathname.startsWith(folder.pathname) || response.status() >= 300 || /mpegurl|dash/.test(type)) return null;
+  const path = pathname.slice(folder.pathname.length);
+  const body = await response.body();
+  const file = readFileSync(join(job.files, path));
+  const range = /bytes (\d+)-(\d+)/.exec(response.headers()["content-range"] ?? "");
+  const want = range ? file.subarray(Number(range[1]), Number(range[2]) + 1) : file;
+  return { path: path + (range ? ` ${range[0]}` : ""), bytes: body.length, same: body.equals(want) };
+}
+
+// Every response but those of our own page.
+function watchResponses(page, job, pageHost) {
   const seen = [];
   page.on("response", (response) => {
     const url = new URL(response.url());
     if (url.host === pageHost || !url.protocol.startsWith("http")) return;
     const h = response.headers();
-    seen.push({ url: response.url(), status: response.status(), bytes: Number(h["content-length"] ?? 0), from: h["cache-status"] ?? "" });
+    // A body that the player gave up, or that the browser keeps for itself, cannot be compared.
+    const compared = compare(response, job).catch(() => null);
+    seen.push({ url: response.url(), status: response.status(), bytes: Number(h["content-length"] ?? 0), from: h["cache-status"] ?? "", compared });
   });
   return seen;
+}
+
+// The receiver's own page while it plays: what it shows, and how it looks in light and dark, wide and on a phone.
+async function lookAtReceiver(page, plan, job) {
+  await page.click("#ask");
+  await page.waitForFunction(() => document.querySelector("#findings li") && !/looking/.test(document.querySelector("#findings").textContent), null, { timeout: 15000 });
+  const told = await page.evaluate(() => {
+    const text = (id) => document.getElementById(id).textContent;
+    const cells = (kind) => document.querySelectorAll(`#segments .${kind}`).length;
+    return {
+      headline: text("headline"), playing: text("playing"), overlay: text("overlay"), findings: text("findings"), flows: document.querySelectorAll("#flows tbody tr").length,
+      multicast: cells("multicast"), repaired: cells("repaired"), unicast: cells("unicast"),
+    };
+  });
+  for (const [kind, width, height] of [["wide", 1200, 900], ["phone", 390, 844]]) {
+    await page.setViewportSize({ width, height });
+    told[`overflow_${kind}`] = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      await page.waitForTimeout(1200); // plots are drawn anew once a second
+      await page.screenshot({ path: join(plan.shots, `${job.name}-${kind}-${colorScheme}.png`), fullPage: true });
+    }
+  }
+  return told;
 }
 
 async function run(browser, job, plan, pageHost) {
   const context = await browser.newContext({ viewport: { width: 900, height: 620 } });
   const page = await context.newPage();
-  const responses = watchResponses(page, job.page ? "" : pageHost);
+  const ours = job.player !== "page";
+  const responses = watchResponses(page, job, pageHost);
   const consoleLines = [];
-  page.on("console", (line) => consoleLines.push(line.text()));
-  page.on("pageerror", (error) => consoleLines.push(`page error: ${error.message}`));
-  await page.goto(job.page ?? `http://${pageHost}/`);
-  if (job.page) await page.waitForSelector("video", { timeout: 30000, state: "attached" });
-  await page.evaluate(measure);
-  if (!job.page) await page.evaluate(play, job);
+  page.on("console", (line) => consoleLines.push(`${line.type()}: ${line.text()}`));
+  page.on("pageerror", (error) => consoleLines.push(`error: ${error.message}`));
   let failure = null;
   try {
+    await page.goto(ours ? `http://${pageHost}/` : new URL("/", job.url).href);
+    const button = `li[data-name="${job.channel}"] button`;
+    if (!ours) await page.waitForSelector(button, { timeout: 30000 });
+    await page.evaluate(measure);
+    if (ours) await page.evaluate(play, job);
+    else await page.click(button);
     await page.waitForFunction(() => window.measured.started !== null || window.measured.errors.length, null, { timeout: 45000, polling: 100 });
     await page.waitForTimeout(1000 * plan.seconds / 3);
     const first = await page.evaluate(picture);
@@ -165,19 +210,21 @@ async function run(browser, job, plan, pageHost) {
       return { ...m, wall: (performance.now() - m.started) / 1000, played: video.currentTime - m.from, dropped: q.droppedVideoFrames, total: q.totalVideoFrames };
     });
     const second = await page.evaluate(picture);
-    const cors = job.page ? null : await page.evaluate(readable, job.url).catch((e) => ({ error: String(e) }));
-    return summary(job, end, responses, { first, second, cors, consoleLines });
+    const cors = ours ? await page.evaluate(readable, job.url).catch((e) => ({ error: String(e) })) : null;
+    const told = ours ? null : await lookAtReceiver(page, plan, job);
+    return await summary(job, end, responses, { first, second, cors, told, consoleLines });
   } catch (error) {
     failure = String(error).split("\n")[0];
     const m = await page.evaluate(() => window.measured).catch(() => ({}));
     await page.screenshot({ path: join(plan.shots, `${job.name}.png`) }).catch(() => {});
-    return summary(job, { errors: [], ...m, played: 0, wall: 0, failure }, responses, { consoleLines });
+    return await summary(job, { errors: [], ...m, played: 0, wall: 0, failure }, responses, { consoleLines });
   } finally {
     await context.close();
   }
 }
 
-function summary(job, m, responses, more) {
+async function summary(job, m, responses, more) {
+  const compared = (await Promise.all(responses.map((r) => r.compared))).filter(Boolean);
   const bytes = { multicast: 0, repaired: 0, unicast: 0, other: 0 };
   for (const r of responses) {
     const detail = /detail=([a-z]+)/.exec(r.from)?.[1] ?? "other";
@@ -189,7 +236,8 @@ function summary(job, m, responses, more) {
     errors: [...(m.errors ?? []), ...(m.failure ? [m.failure] : [])], warnings: m.warnings ?? [],
     bytes, requests: responses.length, bad: responses.filter((r) => r.status >= 400).map((r) => `${r.status} ${r.url}`),
     picture: more.first ?? null, moves: Boolean(more.first && more.second && more.first.check !== more.second.check),
-    cors: more.cors ?? null, console: more.consoleLines.slice(0, 20), samples: m.samples ?? [],
+    compared: compared.reduce((bytes, c) => bytes + c.bytes, 0), different: compared.filter((c) => !c.same).map((c) => c.path),
+    cors: more.cors ?? null, told: more.told ?? null, console: more.consoleLines.slice(0, 20), samples: m.samples ?? [],
   };
 }
 

@@ -130,10 +130,10 @@ fn segment_base(dir: &Path) -> anyhow::Result<()> {
         for track in tracks {
             let attributes = match *track {
                 "v0" => {
-                    "codecs=\"avc1.4d401e\" bandwidth=\"707000\" width=\"640\" height=\"360\" frameRate=\"25\""
+                    "codecs=\"avc1.4d4015\" bandwidth=\"412000\" width=\"480\" height=\"270\" frameRate=\"25\""
                 }
                 "v1" => {
-                    "codecs=\"avc1.4d400c\" bandwidth=\"202000\" width=\"320\" height=\"180\" frameRate=\"25\""
+                    "codecs=\"avc1.4d400c\" bandwidth=\"126000\" width=\"256\" height=\"144\" frameRate=\"25\""
                 }
                 _ => "codecs=\"mp4a.40.2\" bandwidth=\"65000\" audioSamplingRate=\"48000\"",
             };

@@ -15,3 +15,4 @@ pub mod process;
 pub mod report;
 pub mod rig;
 pub mod tools;
+pub mod watch;

@@ -12,37 +12,105 @@ use mahp_common::WallTime;
 use mahp_common::catalog::{SessionDescription, WELL_KNOWN_PATH};
 use mahp_testbed::link::{Impairment, Link, Percent, endpoints};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
-use url::Url;
 
 /// Packets lost in the main runs: 5 %.
 pub const LOSS: f64 = 0.05;
 /// How long a program may take to do what a test waits for. Generous: build machines are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where the two programs are, and how packets get from one to the other.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Address of the sender: where it sends from and serves its description.
+    pub sender: &'static str,
+    /// Interface that it sends on.
+    pub sender_interface: &'static str,
+    /// Source to announce. The lossy link then stands between it and [`Place::sender`].
+    pub announce: Option<&'static str>,
+    /// Address of the receiver: where it serves players.
+    pub receiver: &'static str,
+    /// Interface that it joins on.
+    pub receiver_interface: &'static str,
+    /// Process whose network namespace the receiver lives in, if not in ours.
+    pub namespace: Option<u32>,
+}
+
+impl Place {
+    /// Both on loopback with nothing between them.
+    pub const DIRECT: Place = Place { announce: None, ..Place::LOOPBACK };
+
+    /// Both on loopback with the lossy link between them.
+    pub const LOOPBACK: Place = Place {
+        sender: "127.0.0.1",
+        sender_interface: "lo",
+        announce: Some("127.0.0.2"),
+        receiver: "127.0.0.1",
+        receiver_interface: "lo",
+        namespace: None,
+    };
+
+    fn http(host: &str) -> anyhow::Result<String> {
+        let port = free_tcp()?;
+        Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+    }
+
+    fn receiver_command(&self, program: &Path) -> Command {
+        let Some(process) = self.namespace else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{process}/ns/net")).arg(program);
+        command
+    }
+}
+
+/// How a receiver learns of its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Description {
+    /// From the sender's web server.
+    Http,
+    /// From the announcement group.
+    InBand,
+}
+
 /// How the pair is set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// Where it is.
+    pub place: Place,
+    /// How the receiver learns of channels.
+    pub description: Description,
     /// Share of packets that the link loses: 0 to 1.
     pub loss: f64,
     /// More options of the sender.
     pub sender: &'static [&'static str],
+    /// The sender's configuration file, when it names the channels instead of the command line.
+    pub config: Option<PathBuf>,
+    /// Channels whose origin does not answer at the start.
+    pub missing: usize,
     /// More options of the receiver.
     pub receiver: &'static [&'static str],
 }
 
 impl Setup {
     /// A VOD that repeats, heard from the start by a receiver that is always joined.
-    pub const CAROUSEL: Setup =
-        Setup { loss: LOSS, sender: &["--loop", "--vod-rate", "12 Mbit/s"], receiver: &["--join", "always"] };
+    pub const CAROUSEL: Setup = Setup { sender: &["--loop", "--vod-rate", "12 Mbit/s"], ..Setup::LIVE };
     /// A live channel with a receiver that is always joined.
-    pub const LIVE: Setup = Setup { loss: LOSS, sender: &[], receiver: &["--join", "always"] };
+    pub const LIVE: Setup = Setup {
+        place: Place::LOOPBACK,
+        description: Description::Http,
+        loss: LOSS,
+        sender: &[],
+        config: None,
+        missing: 0,
+        receiver: &["--join", "always"],
+    };
 }
 
 /// A running pair.
@@ -51,11 +119,18 @@ pub struct Rig {
     pub receiver: Receiver,
     sender: Process,
     sender_admin: String,
-    link: Lossy,
+    link: Option<Lossy>,
     session: String,
-    channel: String,
-    manifest: Url,
+    channels: Vec<Served>,
+    place: Place,
     dir: PathBuf,
+}
+
+/// A channel as receivers serve it: its name, and the file name of its manifest.
+#[derive(Clone, Debug)]
+struct Served {
+    name: String,
+    manifest: String,
 }
 
 /// The link with the runtime that drives it.
@@ -67,8 +142,7 @@ struct Lossy {
 /// A running receiver.
 pub struct Receiver {
     process: Process,
-    channel: String,
-    manifest: String,
+    channels: Vec<Served>,
     listen: String,
     admin: String,
 }
@@ -79,27 +153,43 @@ impl Rig {
     /// # Errors
     /// Says which program did not come up, with its last lines.
     pub fn start(name: &str, origin: &Origin, path: &str, setup: &Setup) -> anyhow::Result<Rig> {
-        let dir = tools::work_dir().join("rigs").join(name);
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir)?;
-        let manifest = Url::parse(&origin.url(path))?;
-        let (http, admin) = (free_tcp()?, free_tcp()?);
+        Rig::start_all(name, &[origin.url(path)], setup)
+    }
+
+    /// The same for several channels in one pair: URLs of their manifests.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_all(name: &str, manifests: &[String], setup: &Setup) -> anyhow::Result<Rig> {
+        let dir = fresh_dir(name)?;
+        let place = &setup.place;
+        let (http, admin) = (Place::http(place.sender)?, Place::http("127.0.0.1")?);
         let mut command = Command::new(program("mahp-sender")?);
+        match &setup.config {
+            Some(file) => command.arg("--config").arg(file),
+            None => command.args(manifests),
+        };
         command
-            .arg(manifest.as_str())
-            .args(["--source", "127.0.0.1", "--announce-source", "127.0.0.2", "--interface", "lo"])
+            .args(["--source", place.sender, "--interface", place.sender_interface])
             .args(["--http", &http, "--admin", &admin, "--port-base", &free_udp()?.to_string()])
             .arg("--key-file")
             .arg(dir.join("sender.key"))
             .args(setup.sender);
+        command.args(place.announce.iter().flat_map(|source| ["--announce-source", source]));
         let mut sender = Process::start("sender", &dir, &mut command)?;
-        let session = format!("http://{http}{WELL_KNOWN_PATH}");
-        let description = description(&session, &mut sender)?;
-        let link = Lossy::start(&description, setup.loss)?;
-        let channel = description.channels.first().context("the sender offers no channel")?.name.clone();
-        let receiver = Receiver::start("receiver", &dir, &session, &channel, &manifest, setup.receiver)
+        let url = format!("http://{http}{WELL_KNOWN_PATH}");
+        let description = description(&url, &mut sender, manifests.len() - setup.missing)?;
+        let link = place.announce.map(|_| Lossy::start(&description, setup.loss)).transpose()?;
+        let channels: Vec<Served> =
+            manifests.iter().filter_map(|url| Served::find(&description, url)).collect();
+        ensure!(channels.len() == manifests.len() - setup.missing, "the sender offers other channels");
+        let session = match setup.description {
+            Description::Http => url,
+            Description::InBand => in_band(&description)?,
+        };
+        let receiver = Receiver::start("receiver", &dir, place, &session, &channels, setup.receiver)
             .with_context(|| sender.tail())?;
-        Ok(Rig { receiver, sender, sender_admin: admin, link, session, channel, manifest, dir })
+        Ok(Rig { receiver, sender, sender_admin: admin, link, session, channels, place: place.clone(), dir })
     }
 
     /// One more receiver of the same sender.
@@ -107,38 +197,44 @@ impl Rig {
     /// # Errors
     /// As [`Rig::start`].
     pub fn another_receiver(&self, name: &str, options: &[&str]) -> anyhow::Result<Receiver> {
-        Receiver::start(name, &self.dir, &self.session, &self.channel, &self.manifest, options)
+        Receiver::start(name, &self.dir, &self.place, &self.session, &self.channels, options)
     }
 
-    /// Waits until the carousel has sent everything once more from now. `content` is the folder sent. Renditions go round at
-    /// their own pace: two and a half times the bytes are once round for the slowest.
+    /// Waits until the carousel has sent everything once more from now, in every rendition: until it has come to its end, begun
+    /// again, and come to its end once more.
     ///
     /// # Errors
     /// When that takes longer than two minutes.
-    pub fn one_round(&self, content: &Path) -> anyhow::Result<()> {
-        let round = size_of(content)?;
-        let sent = || status(&self.sender_admin).ok().map(|status| sum(&status, "/bytes/source"));
-        let before = eventually("the sender's status", PATIENCE, sent)?;
+    pub fn one_round(&self) -> anyhow::Result<()> {
+        let mut turns = BTreeMap::new();
         eventually("a round of the carousel", Duration::from_secs(120), || {
-            sent().filter(|sent| *sent > before + 2 * round + round / 2)
+            let status = status(&self.sender_admin).ok()?;
+            for (key, position, total) in positions(&status) {
+                let (last, begun, whole) = turns.entry(key).or_insert((position, false, false));
+                *whole |= *begun && (position >= total || position < *last);
+                *begun |= position < *last;
+                *last = position;
+            }
+            (!turns.is_empty() && turns.values().all(|(_, _, whole)| *whole)).then_some(())
         })
-        .with_context(|| self.sender.tail())?;
-        Ok(())
+        .with_context(|| self.sender.tail())
     }
 
     /// From now on another share of packets is lost.
     pub fn lose(&self, share: f64) {
-        self.link.link.set(&impairment(share));
+        if let Some(link) = &self.link {
+            link.link.set(&impairment(share));
+        }
     }
 
     /// Share of packets that the link has lost so far.
     pub fn lost(&self) -> f64 {
-        self.link.link.total().loss().fraction()
+        self.link.as_ref().map_or(0.0, |link| link.link.total().loss().fraction())
     }
 
     /// Packets that the link has seen.
     pub fn packets(&self) -> u64 {
-        self.link.link.total().offered
+        self.link.as_ref().map_or(0, |link| link.link.total().offered)
     }
 
     /// Ends the sender.
@@ -172,41 +268,66 @@ fn impairment(loss: f64) -> Impairment {
 }
 
 impl Receiver {
+    /// A receiver of a sender that is not one of ours, on loopback; `session` as on the command line.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn alone(name: &str, session: &str, options: &[&str]) -> anyhow::Result<Receiver> {
+        let dir = fresh_dir(name)?;
+        Receiver::start(name, &dir, &Place::DIRECT, session, &[], options)
+    }
+
     fn start(
         name: &str,
         dir: &Path,
+        place: &Place,
         session: &str,
-        channel: &str,
-        manifest: &Url,
+        channels: &[Served],
         options: &[&str],
     ) -> anyhow::Result<Receiver> {
-        let (listen, admin) = (free_tcp()?, free_tcp()?);
-        let mut command = Command::new(program("mahp-receiver")?);
-        command.arg(session).args(["--listen", &listen, "--admin", &admin, "--interface", "lo"]);
+        let (listen, admin) = (Place::http(place.receiver)?, Place::http("127.0.0.1")?);
+        let mut command = place.receiver_command(&program("mahp-receiver")?);
+        command.arg(session).args(["--listen", &listen, "--admin", &admin]);
+        command.args(["--interface", place.receiver_interface]);
         command.arg("--state-dir").arg(dir.join(format!("{name}-state"))).args(options);
         let mut process = Process::start(name, dir, &mut command)?;
         let known = || {
             let gone = process.ended().is_some();
-            let status = status(&admin).ok();
-            let here = status
-                .filter(|s| s.pointer("/channels").and_then(Value::as_array).is_some_and(|c| !c.is_empty()));
+            let status = status(if place.namespace.is_some() { &listen } else { &admin }).ok();
+            let known = |s: &Value| s.pointer("/channels").and_then(Value::as_array).map_or(0, Vec::len);
+            let here = status.filter(|s| known(s) >= channels.len());
             here.map(|_| true).or(gone.then_some(false))
         };
         let up =
             eventually("the receiver knows the channel", PATIENCE, known).with_context(|| process.tail())?;
         ensure!(up, "the receiver ended\n{}", process.tail());
-        let manifest = manifest.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
-        Ok(Receiver { process, channel: channel.to_owned(), manifest, listen, admin })
+        // The admin server is on loopback: another namespace has one of its own. The page's server tells the same.
+        let admin = if place.namespace.is_some() { listen.clone() } else { admin };
+        Ok(Receiver { process, channels: channels.to_vec(), listen, admin })
     }
 
-    /// URL of a path below the folder of the channel's manifest.
+    fn channel_url(&self, channel: &Served, path: &str) -> String {
+        format!("http://{}/live/{}/{path}", self.listen, channel.name)
+    }
+
+    /// URL of a path below the folder of the first channel's manifest.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}/live/{}/{path}", self.listen, self.channel)
+        self.channel_url(&self.channels[0], path)
     }
 
-    /// URL of the manifest.
+    /// URL of the first channel's manifest.
     pub fn manifest(&self) -> String {
-        self.url(&self.manifest)
+        self.url(&self.channels[0].manifest)
+    }
+
+    /// URLs of all channels' manifests, in the order in which the rig was asked for them.
+    pub fn manifests(&self) -> Vec<String> {
+        self.channels.iter().map(|channel| self.channel_url(channel, &channel.manifest)).collect()
+    }
+
+    /// Names of all channels, in the same order.
+    pub fn names(&self) -> Vec<&str> {
+        self.channels.iter().map(|channel| channel.name.as_str()).collect()
     }
 
     /// URL of the page.
@@ -222,14 +343,19 @@ impl Receiver {
         status(&self.admin)
     }
 
-    /// Objects of the channel that were received by multicast, repaired ones included.
+    /// Objects that were received by multicast, repaired ones included, of each channel.
+    pub fn objects_by_channel(&self) -> Vec<u64> {
+        let Ok(status) = self.status() else { return Vec::new() };
+        let channels = status.get("channels").and_then(Value::as_array).cloned().unwrap_or_default();
+        let of = |channel: &Value, key: &str| {
+            channel.pointer(&format!("/objects/{key}")).and_then(Value::as_u64).unwrap_or(0)
+        };
+        channels.iter().map(|channel| of(channel, "multicast") + of(channel, "repaired")).collect()
+    }
+
+    /// Objects that were received by multicast, repaired ones included.
     pub fn objects(&self) -> u64 {
-        self.status().map_or(0, |status| {
-            let of = |key: &str| {
-                status.pointer(&format!("/channels/0/objects/{key}")).and_then(Value::as_u64).unwrap_or(0)
-            };
-            of("multicast") + of("repaired")
-        })
+        self.objects_by_channel().iter().sum()
     }
 
     /// Its last lines.
@@ -238,24 +364,20 @@ impl Receiver {
     }
 }
 
-/// Bytes of the files below a folder.
-fn size_of(folder: &Path) -> anyhow::Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { size_of(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(bytes)
-}
-
-/// Sums a number over all renditions of all channels of a sender's status.
-fn sum(status: &Value, pointer: &str) -> u64 {
+/// Each rendition with segments of a sender's status: its name, segments sent in this turn, segments in all.
+fn positions(status: &Value) -> Vec<(String, u64, u64)> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    list(status.get("channels"))
-        .iter()
-        .flat_map(|channel| list(channel.get("renditions")))
-        .filter_map(|rendition| rendition.pointer(pointer).and_then(Value::as_u64))
-        .sum()
+    let mut found = Vec::new();
+    for channel in list(status.get("channels")) {
+        for rendition in list(channel.get("renditions")) {
+            let number = |name: &str| rendition.get(name).and_then(Value::as_u64).unwrap_or(0);
+            if number("total") > 0 {
+                let key = format!("{}/{}", channel["name"], rendition["id"]);
+                found.push((key, number("position"), number("total")));
+            }
+        }
+    }
+    found
 }
 
 fn status(admin: &str) -> anyhow::Result<Value> {
@@ -264,23 +386,54 @@ fn status(admin: &str) -> anyhow::Result<Value> {
     Ok(serde_json::from_slice(&answer.body)?)
 }
 
-/// The sender's verified session description, as soon as it publishes one.
-fn description(url: &str, sender: &mut Process) -> anyhow::Result<SessionDescription> {
-    let answer = eventually("the sender publishes its description", PATIENCE, || {
+impl Served {
+    /// The channel whose manifest has this URL; none, when its origin does not answer yet.
+    fn find(description: &SessionDescription, manifest: &str) -> Option<Served> {
+        let channel = description.channels.iter().find(|channel| channel.manifest_url == manifest)?;
+        let file = manifest.split('?').next()?.rsplit('/').next()?;
+        Some(Served { name: channel.name.clone(), manifest: file.to_owned() })
+    }
+}
+
+/// The folder of a rig's logs and state, empty.
+fn fresh_dir(name: &str) -> anyhow::Result<PathBuf> {
+    let dir = tools::work_dir().join("rigs").join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+/// `SOURCE@GROUP:PORT` of the announcement group.
+fn in_band(description: &SessionDescription) -> anyhow::Result<String> {
+    let endpoint = description.announcement.context("nothing is announced in band")?;
+    let target = SocketAddr::new(endpoint.group, endpoint.port);
+    Ok(endpoint.source.map_or(target.to_string(), |source| format!("{source}@{target}")))
+}
+
+/// The sender's verified session description, as soon as it has that many channels.
+fn description(url: &str, sender: &mut Process, channels: usize) -> anyhow::Result<SessionDescription> {
+    let found = eventually("the sender publishes its channels", PATIENCE, || {
         let gone = sender.ended().is_some();
-        client::get(url, &[]).ok().filter(|answer| answer.status == 200).map(Some).or(gone.then_some(None))
+        let published = read_description(url).ok().filter(|found| found.channels.len() >= channels);
+        published.map(Some).or(gone.then_some(None))
     });
-    let Some(answer) = answer.with_context(|| sender.tail())? else {
-        bail!("the sender ended\n{}", sender.tail());
-    };
+    match found.with_context(|| sender.tail())? {
+        Some(found) => Ok(found),
+        None => bail!("the sender ended\n{}", sender.tail()),
+    }
+}
+
+fn read_description(url: &str) -> anyhow::Result<SessionDescription> {
+    let answer = client::get(url, &[])?;
+    ensure!(answer.status == 200, "{url}: {}", answer.status);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let now = WallTime::from_unix_millis(u64::try_from(now.as_millis())?);
     Ok(SessionDescription::open(&answer.body, None, now)?.0)
 }
 
-/// A free `127.0.0.1:PORT`. Another program could take it before ours does; then the test says so.
-fn free_tcp() -> anyhow::Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+/// A free TCP port. Another program could take it before ours does; then the test says so.
+fn free_tcp() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// A free UDP port, even, so that the next one is likely to be free for the repair flow.

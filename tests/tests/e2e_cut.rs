@@ -1,14 +1,14 @@
-//! Multicast cut in mid-play, watched by hls.js in Chromium. Needs the feature `browsers`.
+//! Multicast cut in mid-play, watched by hls.js in Chromium.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use mahp_tests::content;
 use mahp_tests::origin::Origin;
-use mahp_tests::players::browser::{self, Job};
+use mahp_tests::players::browser;
 use mahp_tests::players::ffmpeg::Live;
 use mahp_tests::process::eventually;
-use mahp_tests::report::{self, Row};
-use mahp_tests::rig::{Rig, Setup};
+use mahp_tests::rig::{LOSS, Rig, Setup};
 use mahp_tests::tools;
+use mahp_tests::watch::{self, Watched};
 use std::time::Duration;
 
 /// hls.js on a live channel while multicast dies and comes back: no stall, and multicast is used again.
@@ -25,51 +25,42 @@ fn multicast_cut_in_mid_play_is_not_noticed() -> anyhow::Result<()> {
     let _encoder = kind.start(&content::make()?, &folder, &work)?;
     let origin = Origin::start(&work)?;
     eventually("live segments", Duration::from_secs(60), || kind.ready(&folder).then_some(()))?;
-    let rig = Rig::start(name, &origin, &format!("{}/{}", kind.name(), kind.manifest()), &Setup::LIVE)?;
-    let heard = rig.receiver.objects();
-    eventually("live objects", Duration::from_secs(60), || {
-        (rig.receiver.objects() > heard + 8).then_some(())
-    })?;
-    origin.clear_log();
-    let job = Job { name: name.into(), player: "hls".into(), url: rig.receiver.manifest(), page: None };
+    let manifest = origin.url(&format!("{}/{}", kind.name(), kind.manifest()));
+    let rig = Rig::start_all(name, std::slice::from_ref(&manifest), &Setup::LIVE)?;
+    let by_multicast = |more: u64, patience: u64| {
+        let heard = rig.receiver.objects();
+        eventually("objects by multicast", Duration::from_secs(patience), || {
+            (rig.receiver.objects() >= heard + more).then_some(())
+        })
+    };
+    by_multicast(8, 60)?;
     let segments_fetched = || {
         let log = origin.log();
         log.iter()
             .filter(|access| access.agent.starts_with("mahp-receiver") && access.path.contains(".ts"))
             .count()
     };
-    let all = std::thread::scope(|scope| {
-        let playing = scope.spawn(|| browser::play(&work.join("browser"), vec![job]));
-        let steps = || -> anyhow::Result<()> {
-            let served = rig.receiver.objects();
-            eventually("multicast while playing", Duration::from_secs(60), || {
-                (rig.receiver.objects() > served + 6).then_some(())
-            })?;
-            rig.lose(1.0);
-            let before = segments_fetched();
-            eventually("unicast instead", Duration::from_secs(30), || {
-                (segments_fetched() >= before + 4).then_some(())
-            })?;
-            rig.lose(0.05);
-            let dead = rig.receiver.objects();
-            eventually("multicast again", Duration::from_secs(30), || {
-                (rig.receiver.objects() > dead + 4).then_some(())
-            })
-        };
-        let result = steps();
-        let all = playing.join().map_err(|_| anyhow::anyhow!("the driver panicked"))?;
-        result.map(|()| all).with_context(|| rig.tails())?
-    })?;
-    let played = all.first().context("no result")?;
-    report::add(&Row {
-        player: "hls".into(),
+    let watched = Watched {
+        player: "hls",
         content: kind.name().into(),
-        way: "multicast cut for some segments".into(),
-        played: played.played,
-        stalls: played.stalls,
-        multicast: Some(played.share()),
-        note: played.complaints().join("; "),
-    });
-    ensure!(played.complaints().is_empty(), "{:?}\n{}", played.complaints(), rig.tails());
+        origin: Some(manifest),
+        receiver: rig.receiver.manifest(),
+        channel: rig.receiver.names()[0].into(),
+        files: folder,
+    };
+    let cut = || -> anyhow::Result<()> {
+        by_multicast(10, 60)?;
+        rig.lose(1.0);
+        let before = segments_fetched();
+        let unicast = eventually("unicast instead", Duration::from_secs(30), || {
+            (segments_fetched() >= before + 4).then_some(())
+        });
+        rig.lose(LOSS);
+        unicast.and_then(|()| by_multicast(4, 30))
+    };
+    let way = "multicast cut for some segments";
+    let all = watch::side_by_side(name, way, &[watched], cut).inspect_err(|_| tools::say(&rig.tails()))?;
+    let bytes = all[0].bytes;
+    ensure!(bytes.unicast > 0 && bytes.multicast > 0, "both ways were used: {bytes:?}");
     Ok(())
 }

@@ -37,7 +37,7 @@ fn vod(folder: &str) -> anyhow::Result<()> {
     let origin = Origin::start(&content)?;
     let direct = control(&origin, folder)?;
     let rig = Rig::start(&format!("ffmpeg-{folder}"), &origin, &content::manifest(folder), &Setup::CAROUSEL)?;
-    rig.one_round(&content.join(folder))?;
+    rig.one_round()?;
     origin.clear_log();
 
     let manifest = rig.receiver.manifest();

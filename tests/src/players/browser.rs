@@ -4,7 +4,7 @@ use crate::process::Process;
 use crate::tools;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,13 +16,15 @@ pub const SECONDS: u32 = 30;
 pub struct Job {
     /// Unique within the call; names the screenshot.
     pub name: String,
-    /// `hls`, `dash`, `shaka` or `native`.
+    /// `hls`, `dash`, `shaka`, `native`; or `page`: the page of the receiver that serves the URL.
     pub player: String,
     /// The manifest.
     pub url: String,
-    /// A page with a player of its own, instead of ours.
+    /// The manifest's folder on the origin's disk: media that the player got is compared with it.
+    pub files: PathBuf,
+    /// For `page`: the channel to play.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub page: Option<String>,
+    pub channel: Option<String>,
 }
 
 /// Bytes of media responses by the receiver's Cache-Status.
@@ -69,6 +71,37 @@ pub struct Played {
     pub picture: Option<Picture>,
     /// What a cross-origin script can read.
     pub cors: Option<Cors>,
+    /// Bytes of media that were compared with the origin's files.
+    pub compared: u64,
+    /// Media that differed from the origin's file.
+    pub different: Vec<String>,
+    /// What the receiver's own page showed.
+    pub told: Option<Told>,
+    /// The browser's console: its level and its text.
+    pub console: Vec<String>,
+}
+
+/// What the receiver's own page showed while it played.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Told {
+    /// Viewers, channels, rate.
+    pub headline: String,
+    /// Below the picture.
+    pub playing: String,
+    /// What the doctor found.
+    pub findings: String,
+    /// Rows of the table of flows.
+    pub flows: u32,
+    /// Cells of segments by source.
+    pub multicast: u32,
+    /// By multicast, completed by unicast.
+    pub repaired: u32,
+    /// From the origin.
+    pub unicast: u32,
+    /// Pixels by which the page is wider than a large window, and than a phone.
+    pub overflow_wide: i32,
+    /// See above.
+    pub overflow_phone: i32,
 }
 
 /// A look at the picture.
@@ -103,6 +136,7 @@ impl Played {
     pub fn complaints(&self) -> Vec<String> {
         let mut wrong = self.errors.clone();
         wrong.extend(self.bad.iter().map(|bad| format!("response {bad}")));
+        wrong.extend(self.different.iter().map(|path| format!("other bytes than the origin's file: {path}")));
         let speed = self.played / self.wall.max(0.001);
         if !(0.95..=1.05).contains(&speed) || self.wall < f64::from(SECONDS) - 1.5 {
             wrong.push(format!("played {:.2} s in {:.2} s", self.played, self.wall));
@@ -135,10 +169,18 @@ pub fn have(test: &str) -> bool {
 ///
 /// # Errors
 /// When the browser cannot be driven. A player that fails is a result, not an error.
-pub fn play(folder: &Path, jobs: Vec<Job>) -> anyhow::Result<Vec<Played>> {
+pub fn play(folder: &Path, jobs: &[Job]) -> anyhow::Result<Vec<Played>> {
+    play_for(folder, jobs, SECONDS)
+}
+
+/// The same for another time than [`SECONDS`].
+///
+/// # Errors
+/// As [`play`].
+pub fn play_for(folder: &Path, jobs: &[Job], seconds: u32) -> anyhow::Result<Vec<Played>> {
     std::fs::create_dir_all(folder)?;
     let chromium = tools::find("chromium").context("chromium is not installed")?;
-    let plan = serde_json::json!({ "chromium": chromium, "shots": folder, "seconds": SECONDS, "jobs": jobs });
+    let plan = serde_json::json!({ "chromium": chromium, "shots": folder, "seconds": seconds, "jobs": jobs });
     let (plan_file, result_file) = (folder.join("jobs.json"), folder.join("results.json"));
     std::fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
     let _ = std::fs::remove_file(&result_file);

@@ -128,7 +128,7 @@ impl Live {
         }
     }
 
-    /// Starts ffmpeg writing the channel into `folder`, from the clips in `content`. It runs for 200 s at most.
+    /// Starts ffmpeg writing the channel into `folder`, from the clips in `content`. It runs for 300 s at most.
     ///
     /// # Errors
     /// When ffmpeg cannot be started.

@@ -2,8 +2,9 @@
 
 use crate::process::Process;
 use crate::tools;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How it played.
@@ -26,6 +27,19 @@ pub fn have(test: &str) -> bool {
     tools::have(test, &["ffmpeg", "gst-launch-1.0"])
 }
 
+/// The list of installed plugins, made once: it costs more than playing.
+fn registry() -> &'static Path {
+    static REGISTRY: OnceLock<PathBuf> = OnceLock::new();
+    REGISTRY.get_or_init(|| {
+        let file = tools::work_dir().join("gst-registry.bin");
+        let mut nothing = Command::new("gst-launch-1.0");
+        nothing.args(["--quiet", "fakesrc", "num-buffers=1", "!", "fakesink"]).env("GST_REGISTRY", &file);
+        // Should it fail, players make their own, or tell why they cannot.
+        let _ = nothing.output();
+        file
+    })
+}
+
 /// Plays `url` in real time, to its end or for `seconds`.
 ///
 /// # Errors
@@ -36,7 +50,7 @@ pub fn play(folder: &Path, url: &str, seconds: u64) -> anyhow::Result<Played> {
     command.arg(
         "video-sink=fpsdisplaysink text-overlay=false signal-fps-measurements=false video-sink=fakevideosink",
     );
-    command.env("GST_REGISTRY", folder.join("gst-registry.bin"));
+    command.env("GST_REGISTRY", registry());
     let mut gst = Process::start("gstreamer", folder, &mut command)?;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(seconds) && gst.ended().is_none() {
