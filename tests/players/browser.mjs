@@ -77,7 +77,8 @@ function measure() {
 async function play({ player, url }) {
   const video = document.querySelector("video"), m = window.measured;
   if (player === "hls") {
-    const hls = new Hls();
+    // Where there is a choice: German, with English subtitles.
+    const hls = new Hls({ audioPreference: { lang: "de" }, subtitlePreference: { lang: "en" } });
     hls.on(Hls.Events.ERROR, (_, e) => (e.fatal ? m.errors : m.warnings).push(`${e.type} ${e.details} ${e.response?.code ?? ""}`));
     hls.loadSource(url);
     hls.attachMedia(video);
@@ -101,6 +102,15 @@ async function play({ player, url }) {
   }
   video.muted = true;
   video.play().catch(() => {});
+}
+
+// Runs in the page: the language that hls.js plays, and the subtitle that is on the screen; null for other players.
+function tracks() {
+  const hls = window.player;
+  if (!window.Hls || !(hls instanceof Hls)) return null;
+  const shown = [...document.querySelector("video").textTracks].filter((track) => track.mode === "showing");
+  const cues = shown.flatMap((track) => [...(track.activeCues ?? [])].map((cue) => cue.text));
+  return { audio: hls.audioTracks[hls.audioTrack]?.lang ?? "", cue: cues.join(" ") };
 }
 
 // Runs in the page: what the picture looks like now, as a coarse checksum and its contrast.
@@ -136,7 +146,8 @@ async function compare(response, job) {
   const folder = new URL(".", job.url);
   const type = response.headers()["content-type"] ?? "";
   if (!job.files || host !== folder.host || !pathname.startsWith(folder.pathname) || response.status() >= 300 || /mpegurl|dash/.test(type)) return null;
-  const path = pathname.slice(folder.pathname.length);
+  // A looped VOD names its segments by pass; see src/looped.rs.
+  const path = pathname.slice(folder.pathname.length).replace(/pass\d+-/, "");
   const body = await response.body();
   const file = readFileSync(join(job.files, path));
   const range = /bytes (\d+)-(\d+)/.exec(response.headers()["content-range"] ?? "");
@@ -210,9 +221,10 @@ async function run(browser, job, plan, pageHost) {
       return { ...m, wall: (performance.now() - m.started) / 1000, played: video.currentTime - m.from, dropped: q.droppedVideoFrames, total: q.totalVideoFrames };
     });
     const second = await page.evaluate(picture);
+    const heard = await page.evaluate(tracks);
     const cors = ours ? await page.evaluate(readable, job.url).catch((e) => ({ error: String(e) })) : null;
     const told = ours ? null : await lookAtReceiver(page, plan, job);
-    return await summary(job, end, responses, { first, second, cors, told, consoleLines });
+    return await summary(job, end, responses, { first, second, heard, cors, told, consoleLines });
   } catch (error) {
     failure = String(error).split("\n")[0];
     const m = await page.evaluate(() => window.measured).catch(() => ({}));
@@ -237,7 +249,7 @@ async function summary(job, m, responses, more) {
     bytes, requests: responses.length, bad: responses.filter((r) => r.status >= 400).map((r) => `${r.status} ${r.url}`),
     picture: more.first ?? null, moves: Boolean(more.first && more.second && more.first.check !== more.second.check),
     compared: compared.reduce((bytes, c) => bytes + c.bytes, 0), different: compared.filter((c) => !c.same).map((c) => c.path),
-    cors: more.cors ?? null, told: more.told ?? null, console: more.consoleLines.slice(0, 20), samples: m.samples ?? [],
+    cors: more.cors ?? null, told: more.told ?? null, tracks: more.heard ?? null, console: more.consoleLines.slice(0, 20), samples: m.samples ?? [],
   };
 }
 

@@ -9,6 +9,7 @@ pub mod client;
 pub mod content;
 pub mod engines;
 pub mod fuzz;
+pub mod looped;
 pub mod origin;
 pub mod players;
 pub mod process;

@@ -78,6 +78,10 @@ fn vod(name: &str, cases: &[Case]) -> anyhow::Result<()> {
     for played in &all {
         check_cors(played)?;
         check_bytes(played)?;
+        if (played.player.as_str(), played.name.contains("hls-alt")) == ("hls", true) {
+            let tracks = played.tracks.as_ref().context("no tracks")?;
+            ensure!(tracks.audio == "de" && tracks.cue.starts_with("Subtitle at"), "{tracks:?}");
+        }
     }
     let served: u64 = all.iter().map(|p| p.bytes.multicast + p.bytes.repaired + p.bytes.unicast).sum();
     let fetched = origin.bytes_to("mahp-receiver");

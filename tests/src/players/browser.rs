@@ -77,8 +77,19 @@ pub struct Played {
     pub different: Vec<String>,
     /// What the receiver's own page showed.
     pub told: Option<Told>,
+    /// What hls.js had chosen at the end.
+    pub tracks: Option<Tracks>,
     /// The browser's console: its level and its text.
     pub console: Vec<String>,
+}
+
+/// What hls.js had chosen.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Tracks {
+    /// Language of the audio; empty where there is no choice.
+    pub audio: String,
+    /// The subtitle on the screen.
+    pub cue: String,
 }
 
 /// What the receiver's own page showed while it played.
