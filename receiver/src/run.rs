@@ -59,13 +59,16 @@ impl Receiver {
 /// Starts a receiver; it runs until `stop`.
 ///
 /// # Errors
-/// What keeps it from starting: addresses in use, a session description that is refused, a disk store that cannot be.
+/// What keeps it from starting: addresses in use, an interface that does not exist, a session description that is refused, a disk store that cannot be.
 /// A sender that does not answer keeps nothing from starting: it is asked again.
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, StartupError> {
     let metrics = admin::install_metrics();
     let clock = Clock::new();
     let served = Arc::new(Served::default());
     let front_options = front_options(&config)?;
+    if let Some(name) = &config.interface {
+        mahp_runtime::udp::interface(name)?;
+    }
     let hub = Hub::new(hub_options(&config, &front_options.allow_origins), clock, served.clone());
     let tasks = TaskTracker::new();
 

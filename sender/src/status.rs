@@ -46,6 +46,8 @@ pub struct RenditionStatus {
     pub total: AtomicU64,
     /// VOD: segments sent in this turn of the carousel.
     pub position: AtomicU64,
+    /// VOD: turns of the carousel that are complete.
+    pub turns: AtomicU64,
     /// Why the origin does not answer; none: it does.
     pub origin_trouble: Mutex<Option<String>>,
 }
@@ -173,7 +175,7 @@ fn rendition_json(entry: &Entry) -> Value {
         "tsi": r.flow.endpoint.tsi,
         "objects": { "sent": n(&s.sent), "late": n(&s.late), "skipped": n(&s.skipped), "failed": n(&s.failed),
                      "manifests": n(&s.manifests), "repeats": n(&s.repeats) },
-        "position": n(&s.position), "total": n(&s.total),
+        "position": n(&s.position), "total": n(&s.total), "turns": n(&s.turns),
         "queue_bytes": n(&s.queue_bytes),
         "bytes": { "source": n(&s.source_bytes), "repair": n(&s.repair_bytes), "fdt": n(&s.fdt_bytes) },
         "packets": n(&s.packets), "send_errors": n(&s.send_errors),

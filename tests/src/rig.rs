@@ -200,22 +200,17 @@ impl Rig {
         Receiver::start(name, &self.dir, &self.place, &self.session, &self.channels, options)
     }
 
-    /// Waits until the carousel has sent everything once more from now, in every rendition: until it has come to its end, begun
-    /// again, and come to its end once more.
+    /// Waits until the carousel has sent everything once more from now, in every rendition: until two turns have ended.
     ///
     /// # Errors
     /// When that takes longer than two minutes.
     pub fn one_round(&self) -> anyhow::Result<()> {
-        let mut turns = BTreeMap::new();
+        let turns = || status(&self.sender_admin).ok().map(|status| turns(&status));
+        let before = eventually("the sender's status", PATIENCE, turns)?;
         eventually("a round of the carousel", Duration::from_secs(120), || {
-            let status = status(&self.sender_admin).ok()?;
-            for (key, position, total) in positions(&status) {
-                let (last, begun, whole) = turns.entry(key).or_insert((position, false, false));
-                *whole |= *begun && (position >= total || position < *last);
-                *begun |= position < *last;
-                *last = position;
-            }
-            (!turns.is_empty() && turns.values().all(|(_, _, whole)| *whole)).then_some(())
+            let now = turns()?;
+            let whole = |(key, turns): (&String, &u64)| *turns >= before.get(key).unwrap_or(&0) + 2;
+            now.iter().all(whole).then_some(())
         })
         .with_context(|| self.sender.tail())
     }
@@ -364,16 +359,15 @@ impl Receiver {
     }
 }
 
-/// Each rendition with segments of a sender's status: its name, segments sent in this turn, segments in all.
-fn positions(status: &Value) -> Vec<(String, u64, u64)> {
+/// Complete turns of each rendition with segments of a sender's status.
+fn turns(status: &Value) -> BTreeMap<String, u64> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for channel in list(status.get("channels")) {
         for rendition in list(channel.get("renditions")) {
             let number = |name: &str| rendition.get(name).and_then(Value::as_u64).unwrap_or(0);
             if number("total") > 0 {
-                let key = format!("{}/{}", channel["name"], rendition["id"]);
-                found.push((key, number("position"), number("total")));
+                found.insert(format!("{}/{}", channel["name"], rendition["id"]), number("turns"));
             }
         }
     }

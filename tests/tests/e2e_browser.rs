@@ -50,7 +50,6 @@ fn vod(name: &str, cases: &[Case]) -> anyhow::Result<()> {
     if !browser::have(name) {
         return Ok(());
     }
-    let _alone = watch::alone();
     let content = content::make()?;
     let origin = Origin::start(&content)?;
     let mut folders: Vec<&str> = cases.iter().map(|(_, folder)| *folder).collect();
@@ -73,6 +72,7 @@ fn vod(name: &str, cases: &[Case]) -> anyhow::Result<()> {
     };
     let watched = cases.iter().map(watched).collect::<anyhow::Result<Vec<Watched>>>()?;
     origin.clear_log();
+    let _alone = watch::alone();
     let all =
         watch::side_by_side(name, THROUGH, &watched, || Ok(())).inspect_err(|_| tools::say(&rig.tails()))?;
     for played in &all {
@@ -160,7 +160,6 @@ fn live_in_every_player_and_on_the_receivers_page() -> anyhow::Result<()> {
     if !browser::have(name) {
         return Ok(());
     }
-    let _alone = watch::alone();
     let channels = Channels::start(name, &[Live::HlsTs, Live::HlsFmp4, Live::Dash])?;
     let rig = Rig::start_all(name, &channels.manifests(), &Setup::LIVE)?;
     let filled = || rig.receiver.objects_by_channel().iter().all(|objects| *objects >= 16).then_some(());
@@ -183,6 +182,7 @@ fn live_in_every_player_and_on_the_receivers_page() -> anyhow::Result<()> {
         ("page", fmp4),
         ("page", dash),
     ];
+    let _alone = watch::alone();
     let all = watch::side_by_side(name, THROUGH, &cases.map(watched), || Ok(()))
         .inspect_err(|_| tools::say(&rig.tails()))?;
     for played in &all {

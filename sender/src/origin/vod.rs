@@ -88,10 +88,11 @@ pub async fn carry(
     let mut turn = 0;
     loop {
         carrier.turn(turn).await;
+        turn = turn.saturating_add(1);
+        carrier.origin.status.turns.store(u64::from(turn), Relaxed);
         if !timeline.repeat {
             return;
         }
-        turn = turn.saturating_add(1);
         carrier.wait(timeline.due(turn, Duration::ZERO)).await;
     }
 }

@@ -1,0 +1,114 @@
+//! The program itself: every mistake gets one error that says what, where, how to mend it, and an exit status.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
+use mahp_common::auth::SigningKey;
+use mahp_common::catalog::SessionDescription;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("mahp-receiver-cli-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Runs the program to its end, on free ports unless the arguments say others. All these mistakes end it by themselves.
+fn program(args: &[&str]) -> Output {
+    let mut all = args.to_vec();
+    for option in ["--listen", "--admin"] {
+        if !args.contains(&option) {
+            all.extend([option, "127.0.0.1:0"]);
+        }
+    }
+    Command::new(env!("CARGO_BIN_EXE_mahp-receiver"))
+        .args(all)
+        .env("XDG_STATE_HOME", folder("state"))
+        .env_remove("STATE_DIRECTORY")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// One error of this code and status, with a way out, and no debris.
+fn assert_error(output: &Output, code: &str, exit: i32, says: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let first = stderr.lines().next().unwrap_or_default();
+    assert!(first.starts_with(&format!("error[{code}]: ")), "{stderr}");
+    assert_eq!(stderr.matches("error[").count(), 1, "{stderr}");
+    assert!(stderr.lines().nth(1).is_some_and(|line| line.starts_with("  try: ")), "{stderr}");
+    for text in says {
+        assert!(stderr.contains(text), "{text} is missing in: {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert_eq!(output.status.code(), Some(exit), "{stderr}");
+}
+
+/// Answers every request with this, for as long as the test runs.
+fn serve(body: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 2048]);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        }
+    });
+    address
+}
+
+#[test]
+fn sessions_that_are_none() {
+    let says = ["mahp-receiver http://", "@232.1.1.1:5000"];
+    for session in ["notaurl", "127.0.0.1@10.0.0.1:5000", "ftp://sender/session.json"] {
+        assert_error(&program(&[session]), "E-SESSION", 2, &[session, says[0], says[1]]);
+    }
+}
+
+#[test]
+fn interfaces_and_ports() {
+    let missing = program(&["http://127.0.0.1:9/", "--interface", "nonesuch0"]);
+    assert_error(&missing, "E-IFACE", 2, &["nonesuch0", "lo"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for option in ["--listen", "--admin"] {
+        let output = program(&["http://127.0.0.1:9/", option, &address]);
+        assert_error(&output, "E-PORT-IN-USE", 1, &[&address]);
+    }
+}
+
+#[test]
+fn configuration_files() {
+    let file = folder("config").join("typo.toml");
+    std::fs::write(&file, "[receiver]\nlistne = \"127.0.0.1:0\"\n").unwrap();
+    let output = program(&["--config", file.to_str().unwrap()]);
+    assert_error(&output, "E-CONFIG", 2, &["typo.toml:2", "`listne`", "did you mean `listen`?"]);
+    let output = program(&["--config", "/no/such/file.toml"]);
+    assert_error(&output, "E-CONFIG", 2, &["/no/such/file.toml"]);
+}
+
+#[test]
+fn descriptions_that_cannot_be_trusted() {
+    let page = format!("http://{}/", serve(b"<!doctype html><title>x</title>".to_vec()));
+    assert_error(&program(&[&page]), "E-DESCRIPTION", 1, &[&page, "address that the sender printed"]);
+
+    let template = include_bytes!("../../tests/corpus/description/one-channel.json");
+    let mut description: SessionDescription = serde_json::from_slice(template).unwrap();
+    let key = SigningKey::from_seed(&[7; 32]);
+    (description.expires, description.public_key) = (u64::from(u32::MAX), key.verifying_key().to_base64());
+    let sealed = description.seal(&key).unwrap();
+    let text = String::from_utf8(sealed).unwrap();
+    assert!(text.contains("\"news\""));
+    let forged = format!("http://{}/", serve(text.replace("\"news\"", "\"fake\"").into_bytes()));
+    assert_error(&program(&[&forged]), "E-SIGNATURE", 1, &[&forged]);
+
+    let other = SigningKey::from_seed(&[8; 32]).verifying_key().to_base64();
+    let signed = format!("http://{}/", serve(text.into_bytes()));
+    assert_error(&program(&[&signed, "--key", &other]), "E-KEY-CHANGED", 1, &[&other]);
+}
