@@ -201,7 +201,9 @@ impl Channels {
         } else {
             tasks.work(format!("{}/{} flow", channel.name, r.id), task);
         }
-        (Origin { fetcher: self.fetcher.clone(), clock: self.shared.clock, status }, sink)
+        let token_parameters = channel.token_parameters.clone().into();
+        let (fetcher, clock) = (self.fetcher.clone(), self.shared.clock);
+        (Origin { fetcher, clock, status, token_parameters }, sink)
     }
 
     /// Above the TOIs of any run before: ten a second are never reached by the objects of one rendition.

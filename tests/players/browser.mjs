@@ -64,7 +64,8 @@ function measure() {
     const ahead = b.length ? b.end(b.length - 1) - time : 0;
     if (last && time !== last.time) { advanced = at; frozen = false; }
     if (m.started !== null && !m.done) {
-      if (last && time - last.time - (at - last.at) / 1000 > 0.4) m.jumps += 1;
+      // From before the first picture the clock jumps to where the player wants to be.
+      if (last && last.at >= m.started && time - last.time - (at - last.at) / 1000 > 0.4) m.jumps += 1;
       // A clock that stands still for a second is a stall as well: players do not always send the event.
       if (at - advanced > 1000 && !video.ended && waitingSince === null && !frozen) { frozen = true; m.freezes += 1; }
       m.samples.push([(at - m.started) / 1000, time, ahead].map((x) => Math.round(x * 100) / 100));

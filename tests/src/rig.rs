@@ -359,16 +359,14 @@ impl Receiver {
     }
 }
 
-/// Complete turns of each rendition with segments of a sender's status.
+/// Complete turns of each rendition of a sender's status, but those that carry manifests only.
 fn turns(status: &Value) -> BTreeMap<String, u64> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let mut found = BTreeMap::new();
     for channel in list(status.get("channels")) {
-        for rendition in list(channel.get("renditions")) {
-            let number = |name: &str| rendition.get(name).and_then(Value::as_u64).unwrap_or(0);
-            if number("total") > 0 {
-                found.insert(format!("{}/{}", channel["name"], rendition["id"]), number("turns"));
-            }
+        for rendition in list(channel.get("renditions")).iter().filter(|r| r["role"] != "manifest") {
+            let turns = rendition.get("turns").and_then(Value::as_u64).unwrap_or(0);
+            found.insert(format!("{}/{}", channel["name"], rendition["id"]), turns);
         }
     }
     found

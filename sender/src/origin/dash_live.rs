@@ -249,7 +249,7 @@ impl Follower {
             step = self.outbox.step() => if let Step::Fetched(object) = step
                 && object.meta.kind == ObjectKind::Init
             {
-                self.inits.insert(*object);
+                self.inits.insert(self.origin.key_of(&object), *object);
             },
             () = sleep_until(clock.instant(self.wake.min(self.repeat_at))) => {
                 if clock.now() >= self.repeat_at {
@@ -295,7 +295,7 @@ impl Follower {
         self.started |= !wanted.is_empty();
         self.listed.clear();
         for (i, (init, want)) in wanted.into_iter().enumerate() {
-            let key = want.key();
+            let key = self.origin.key(&want);
             if let Some(number) = self.known.get(&key) {
                 self.listed.insert(*number);
                 continue;
@@ -320,7 +320,7 @@ impl Follower {
 
     fn want_init(&mut self, init: Option<Want>) {
         let Some(init) = init else { return };
-        let key = init.key();
+        let key = self.origin.key(&init);
         if self.current_init.as_ref() == Some(&key) {
             return;
         }

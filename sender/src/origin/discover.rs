@@ -83,7 +83,8 @@ pub async fn discover(
     clock: Clock,
     config: &ChannelConfig,
 ) -> Result<Found, StartupError> {
-    let origin = Origin { fetcher: fetcher.clone(), clock, status: Arc::default() };
+    let token_parameters = config.token_parameters.clone().into();
+    let origin = Origin { fetcher: fetcher.clone(), clock, status: Arc::default(), token_parameters };
     let request = Request { accept_gzip: true, ..Request::default() };
     let response = origin.get(&config.url, request).await.map_err(|e| origin_error(&e))?;
     let found = match mahp_common::manifest::sniff(&response.body) {

@@ -6,10 +6,12 @@ use super::{Origin, Want};
 use crate::config::ChannelConfig;
 use mahp_common::catalog::{Format, Role};
 use mahp_common::manifest::hls::{Map, Master, Media, Playlist, Segment};
+use mahp_common::manifest::url::cache_key;
 use mahp_common::{Object, ObjectKind};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::{FetchError, Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use url::Url;
@@ -315,14 +317,23 @@ const REMEMBERED: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Tracker {
     start: usize,
+    token_parameters: Arc<[String]>,
     known: BTreeMap<u64, String>,
     window: BTreeSet<u64>,
 }
 
 impl Tracker {
-    /// Begins with the last `start` segments of the first version.
-    pub fn new(start: usize) -> Tracker {
-        Tracker { start, known: BTreeMap::new(), window: BTreeSet::new() }
+    /// Begins with the last `start` segments of the first version. URIs that differ in `token_parameters` (and the well-known
+    /// ones) only are the same.
+    pub fn new(start: usize, token_parameters: Arc<[String]>) -> Tracker {
+        Tracker { start, token_parameters, known: BTreeMap::new(), window: BTreeSet::new() }
+    }
+
+    /// A URI without its tokens. Relative to no matter what: origins spread requests over hosts, and playlists with them.
+    fn identity(&self, uri: &str) -> String {
+        let base = Url::parse("http://host/").ok();
+        let url = base.and_then(|base| base.join(uri).ok());
+        url.map_or(uri.to_owned(), |url| cache_key(&url, &self.token_parameters))
     }
 
     /// Takes the next version of the playlist.
@@ -332,8 +343,10 @@ impl Tracker {
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return news };
         let newest = self.known.keys().next_back().copied();
         if let Some(newest) = newest {
-            let same = |s: &Segment| self.known.get(&s.sequence).is_none_or(|uri| *uri == s.uri);
-            let all_known = segments.iter().all(|s| self.known.get(&s.sequence) == Some(&s.uri));
+            let same =
+                |s: &Segment| self.known.get(&s.sequence).is_none_or(|uri| *uri == self.identity(&s.uri));
+            let known = |s: &Segment| self.known.contains_key(&s.sequence) && same(s);
+            let all_known = segments.iter().all(known);
             if last.sequence < newest && all_known {
                 news.stale = true;
                 return news;
@@ -352,7 +365,7 @@ impl Tracker {
             }
         };
         for s in segments {
-            let fresh = self.known.insert(s.sequence, s.uri.clone()).is_none();
+            let fresh = self.known.insert(s.sequence, self.identity(&s.uri)).is_none();
             if fresh && s.sequence >= begin && !s.gap {
                 news.segments.extend(new_segment(version, s));
             }

@@ -66,7 +66,7 @@ impl Follower {
         let mut follower = Follower {
             outbox,
             options,
-            tracker: Tracker::new(START_SEGMENTS),
+            tracker: Tracker::new(START_SEGMENTS, origin.token_parameters.clone()),
             poll: Poll::new(&origin, rendition.url, rendition.imports),
             map: None,
             inits: Inits::default(),
@@ -125,12 +125,12 @@ impl Follower {
 
     fn want(&mut self, segment: NewSegment) {
         for key in segment.keys.into_iter().filter(|_| self.options.carry_keys) {
-            if self.keys.insert(key.key()) {
+            if self.keys.insert(self.origin.key(&key)) {
                 self.outbox.want(key, segment.sequence);
             }
         }
         if let Some(map) = segment.map {
-            let key = map.key();
+            let key = self.origin.key(&map);
             if self.map.as_ref() != Some(&key) {
                 match self.inits.get(&key) {
                     Some(known) => self.outbox.push(Item::repeat(known.clone())),
@@ -144,7 +144,7 @@ impl Follower {
 
     fn on_fetched(&mut self, object: Object) {
         if object.meta.kind == ObjectKind::Init {
-            self.inits.insert(object);
+            self.inits.insert(self.origin.key_of(&object), object);
         }
     }
 

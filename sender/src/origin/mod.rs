@@ -18,6 +18,7 @@ use crate::status::RenditionStatus;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED};
+use mahp_common::manifest::url::cache_key;
 use mahp_common::{ByteRange, Object, ObjectKind, ObjectMeta};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::{FetchError, Fetcher, Request, Response};
@@ -41,20 +42,16 @@ pub struct Want {
 }
 
 impl Want {
-    /// Identity for “never twice”.
+    /// Identity within one version of a manifest.
     pub fn key(&self) -> String {
-        match self.range {
-            Some(r) => format!("{}#{}-{}", self.url, r.first, r.last),
-            None => self.url.to_string(),
-        }
+        with_range(self.url.to_string(), self.range)
     }
 }
 
-/// The key under which an object was wanted.
-fn key_of(object: &Object) -> String {
-    match object.meta.range {
-        Some(r) => format!("{}#{}-{}", object.meta.url, r.first, r.last),
-        None => object.meta.url.clone(),
+fn with_range(url: String, range: Option<ByteRange>) -> String {
+    match range {
+        Some(r) => format!("{url}#{}-{}", r.first, r.last),
+        None => url,
     }
 }
 
@@ -66,8 +63,7 @@ impl Inits {
     /// More than a presentation with advertisements alternates between.
     const KEPT: usize = 16;
 
-    fn insert(&mut self, object: Object) {
-        let key = key_of(&object);
+    fn insert(&mut self, key: String, object: Object) {
         self.0.retain(|(k, _)| *k != key);
         if self.0.len() >= Self::KEPT {
             self.0.remove(0);
@@ -89,12 +85,26 @@ pub struct Origin {
     pub clock: Clock,
     /// Counters of the rendition.
     pub status: Arc<RenditionStatus>,
+    /// Query parameters that identify viewers, not content, beyond the well-known ones.
+    pub token_parameters: Arc<[String]>,
 }
 
 /// Until the headers of a media response: a live edge that holds requests for parts answers within a few seconds.
 const FIRST_BYTE: Duration = Duration::from_secs(8);
 
 impl Origin {
+    /// Identity for “never twice” over versions of a manifest, whose tokens may be others each time.
+    pub fn key(&self, want: &Want) -> String {
+        with_range(cache_key(&want.url, &self.token_parameters), want.range)
+    }
+
+    /// The key under which an object was wanted.
+    fn key_of(&self, object: &Object) -> String {
+        let url = Url::parse(&object.meta.url);
+        let key = url.map_or(object.meta.url.clone(), |url| cache_key(&url, &self.token_parameters));
+        with_range(key, object.meta.range)
+    }
+
     /// Fetches an object.
     ///
     /// # Errors

@@ -76,6 +76,27 @@ async fn window_slides_and_nothing_is_sent_twice() {
 }
 
 #[tokio::test]
+async fn other_tokens_do_not_make_other_segments() {
+    let with_token = |token: u32, text: String| text.replace(".ts\n", &format!(".ts?token={token}\n"));
+    let rig = rig(PLAIN, |o| {
+        for (n, token) in (1..=9).flat_map(|n| [1, 2, 3].map(|token| (n, token))) {
+            o.set(&format!("/live/seg{n}.ts?token={token}"), Reply::ok(format!("segment {n}")));
+        }
+        set_playlist(o, &with_token(1, playlist(1, 6, &[])));
+    })
+    .await;
+    rig.sink.wait("the start", |s| s.media().len() == 3).await;
+    set_playlist(&rig.origin, &with_token(2, playlist(3, 8, &[])));
+    rig.sink.wait("two more", |s| s.media().len() == 5).await;
+    set_playlist(&rig.origin, &with_token(3, playlist(4, 9, &[])));
+    let versions = |s: &ListSink| s.paths().iter().filter(|p| p.ends_with(".m3u8")).count();
+    rig.sink.wait("the last version", |s| versions(s) == 3).await;
+    let expected =
+        ["4.ts?token=1", "5.ts?token=1", "6.ts?token=1", "7.ts?token=2", "8.ts?token=2", "9.ts?token=3"];
+    assert_eq!(rig.sink.media(), expected.map(|name| format!("/live/seg{name}")));
+}
+
+#[tokio::test]
 async fn missing_segment_is_tried_again_and_holds_up_nothing() {
     let rig = rig(PLAIN, |o| {
         segments(o, "/live", 1, 9);

@@ -211,7 +211,12 @@ fn path_of(item: &Item) -> String {
 pub(crate) fn origin() -> (Origin, Arc<RenditionStatus>) {
     let status: Arc<RenditionStatus> = Arc::default();
     (
-        Origin { fetcher: Fetcher::new("mahp-sender/test"), clock: Clock::new(), status: status.clone() },
+        Origin {
+            fetcher: Fetcher::new("mahp-sender/test"),
+            clock: Clock::new(),
+            status: status.clone(),
+            token_parameters: Arc::new([]),
+        },
         status,
     )
 }
