@@ -1,1 +1,27 @@
-//! `mahp-moq`.
+//! The same objects over Media over QUIC (MoQ Transport draft-18), and repair from it. Experimental.
+//!
+//! * [`wire`]: messages and data streams of the draft. Pure: bytes in, values out.
+//! * [`catalog`], [`manifest`], [`symbols`]: what is in the tracks: MSF catalog with the multicast binding, signed
+//!   records of what exists, symbols made on demand. Pure.
+//! * [`track`]: the live window of a track, from which subscriptions and fetches are served.
+//! * [`plane`]: the border. What the rest of MAHP asks of a MoQ session ([`ObjectPlane`]) and what a session asks of us
+//!   ([`Source`]). A newer draft, or another library, is one more implementation of [`ObjectPlane`].
+//! * [`exchange`]: which namespaces an endpoint offers, its own and those published to it: publisher and relay.
+//! * [`follow`]: a subscription that outlives its sessions.
+//! * [`quic`]: the implementation over quinn: endpoint, certificates, session.
+
+pub mod catalog;
+pub mod exchange;
+pub mod follow;
+pub mod limits;
+pub mod manifest;
+pub mod plane;
+pub mod quic;
+pub mod symbols;
+pub mod track;
+pub mod wire;
+
+pub use exchange::Exchange;
+pub use plane::{Object, ObjectPlane, PlaneError, Refusal, Source};
+pub use track::Track;
+pub use wire::{Location, Namespace, TrackName};

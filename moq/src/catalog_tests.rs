@@ -1,0 +1,135 @@
+use super::*;
+use mahp_common::catalog::Format;
+use proptest::prelude::*;
+
+fn rendition(id: &str, n: u8) -> Rendition {
+    let place = |tsi| Endpoint {
+        source: Some("198.51.100.10".parse().unwrap()),
+        group: IpAddr::from([232, 1, 1, n]),
+        port: 5004,
+        tsi: Tsi(tsi),
+    };
+    Rendition {
+        id: id.into(),
+        role: Role::Video,
+        bitrate_bps: 5_000_000,
+        playlist_url: None,
+        url_patterns: Vec::new(),
+        codecs: Some("avc1.64001f".into()),
+        resolution: Some("1280x720".into()),
+        language: None,
+        flow: Flow {
+            endpoint: place(2 * u64::from(n)),
+            repair: Some(place(2 * u64::from(n) + 1)),
+            profile: WireProfile::Mabr,
+            symbol_size: 1344,
+            repair_percent: 10,
+            rate_bps: 6_000_000,
+        },
+    }
+}
+
+fn channel(renditions: u8) -> Channel {
+    Channel {
+        name: "news".into(),
+        title: String::new(),
+        format: Format::Hls,
+        live: true,
+        manifest_url: "http://origin/news/master.m3u8".into(),
+        prefixes: Vec::new(),
+        token_parameters: Vec::new(),
+        repair_url: None,
+        moq_url: None,
+        target_duration_ms: 2000,
+        renditions: (0..renditions).map(|n| rendition(&format!("v{n}"), n)).collect(),
+    }
+}
+
+fn catalog() -> Catalog {
+    Catalog::of(&channel(2), "a2V5", 1)
+}
+
+fn refused(change: impl FnOnce(&mut Binding)) -> CatalogError {
+    let mut catalog = catalog();
+    change(catalog.multicast.as_mut().unwrap());
+    let read = Catalog::parse(&catalog.to_json()).unwrap();
+    assert_eq!(read.tracks.len(), 8, "the tracks stay, whatever the binding is");
+    read.flows().expect_err("the binding must be refused")
+}
+
+#[test]
+fn a_channel_comes_back_with_its_flows() {
+    let read = Catalog::parse(&catalog().to_json()).unwrap();
+    assert_eq!(read, catalog());
+    let flows = read.flows().unwrap();
+    assert_eq!(flows.len(), 2);
+    assert_eq!(flows["v1"], channel(2).renditions[1].flow);
+    assert_eq!((read.tracks[0].width, read.tracks[0].height), (Some(1280), Some(720)));
+}
+
+#[test]
+fn hostile_endpoints_are_refused() {
+    let endpoint = |e: CatalogError| matches!(e, CatalogError::Endpoint(..));
+    assert!(
+        endpoint(refused(|b| b.endpoints[1].group_address = "10.0.0.1".parse().unwrap())),
+        "not multicast"
+    );
+    assert!(endpoint(refused(|b| b.endpoints[0].group_address = "224.0.0.5".parse().unwrap())), "OSPF");
+    assert!(endpoint(refused(|b| b.endpoints[0].group_address = "ff02::1".parse().unwrap())), "other family");
+    assert!(endpoint(refused(|b| b.endpoints[0].source_address = None)), "SSM without source");
+    assert!(endpoint(refused(|b| b.endpoints[0].source_address = Some("232.1.1.1".parse().unwrap()))));
+    assert!(endpoint(refused(|b| b.endpoints[0].protocol = Protocol::Asm)), "ASM with source");
+    assert!(endpoint(refused(|b| b.endpoints[0].port = 0)));
+    assert!(endpoint(refused(|b| b.endpoints[0].fec.symbol_size = 3)));
+    assert!(endpoint(refused(|b| b.endpoints[0].fec.scheme = 1)));
+    assert!(endpoint(refused(|b| b.endpoints[0].tracks[0].tsi = 1 << 40)));
+    assert!(endpoint(refused(|b| b.endpoints[0].tracks[0].name = "v7".into())), "no such track");
+    assert!(endpoint(refused(|b| b.endpoints[1].tracks[0].name = "v0".into())), "two places");
+    assert_eq!(refused(|b| b.v = 2), CatalogError::Version(2));
+    let many = |b: &mut Binding| b.endpoints = vec![b.endpoints[0].clone(); limits::ENDPOINTS + 1];
+    assert_eq!(refused(many), CatalogError::Limit("multicast endpoints"));
+}
+
+#[test]
+fn unknown_fields_are_ignored_and_too_much_is_refused() {
+    let text = r#"{"version":"draft-01","future":{"a":[1]},"tracks":[{"name":"v","packaging":"loc","x":1}]}"#;
+    let catalog = Catalog::parse(text.as_bytes()).unwrap();
+    assert_eq!(catalog.tracks[0].name, "v");
+    assert!(catalog.flows().unwrap().is_empty());
+    let strange = r#"{"tracks":[{"name":"v"}],"net.mahp.mcast":{"v":1,"endpoints":"none"}}"#;
+    assert_eq!(
+        Catalog::parse(strange.as_bytes()).unwrap().multicast,
+        None,
+        "a binding of another shape is none"
+    );
+    let many = format!(r#"{{"tracks":[{}{{}}]}}"#, "{},".repeat(limits::CATALOG_TRACKS));
+    assert_eq!(Catalog::parse(many.as_bytes()), Err(CatalogError::Limit("tracks")));
+    assert_eq!(Catalog::parse(&vec![b' '; limits::CATALOG_BYTES + 1]), Err(CatalogError::Limit("bytes")));
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(matches!(Catalog::parse(deep.as_bytes()), Err(CatalogError::Json(_))));
+}
+
+#[test]
+fn names_of_tracks_are_told_apart() {
+    for kind in Kind::ALL {
+        assert_eq!(Kind::of(&kind.track("v0"), |r| r == "v0"), Some(("v0", kind)));
+    }
+    assert_eq!(Kind::of("v1", |r| r == "v0"), None);
+    assert_eq!(Kind::of("a.m", |r| r == "a.m"), Some(("a.m", Kind::Media)), "an ID may look like a suffix");
+}
+
+proptest! {
+    #[test]
+    fn damaged_catalogs_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
+        let mut text = catalog().to_json();
+        let at = at.index(text.len());
+        text[at] = byte;
+        if let Ok(catalog) = Catalog::parse(&text) {
+            for flow in catalog.flows().unwrap_or_default().values() {
+                prop_assert!(flow.validate().is_ok());
+            }
+        }
+        text.truncate(cut.index(text.len()));
+        let _ = Catalog::parse(&text);
+    }
+}

@@ -1,0 +1,12 @@
+//! Bounds on what a catalog may make us do.
+
+/// Catalog: refused above this.
+pub const CATALOG_BYTES: usize = 1 << 20;
+/// Tracks of a catalog: refused above this.
+pub const CATALOG_TRACKS: usize = 400;
+/// Multicast endpoints of a catalog: the binding is refused above this. Each may become a join.
+pub const ENDPOINTS: usize = 64;
+/// Tracks named by all endpoints together: the binding is refused above this.
+pub const BOUND_TRACKS: usize = 400;
+/// Symbols that one FETCH of a symbol track may ask for: refused above this.
+pub const SYMBOLS_PER_FETCH: u64 = 4096;

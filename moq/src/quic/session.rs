@@ -1,0 +1,559 @@
+//! One session: control streams, request IDs, and where what arrives goes.
+
+use super::answer;
+use super::stream::{self, StreamReader};
+use crate::exchange::Exchange;
+use crate::plane::{Event, Object, PlaneError};
+use crate::wire::{
+    FetchDecoder, FetchRecord, Location, Message, Namespace, SessionCode, SetupOptions, StreamHeader,
+    SubgroupHeader, SubgroupObject, TrackName, WireError, reset,
+};
+use bytes::Bytes;
+use quinn::{Connection, VarInt};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// Bounds of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest object, bytes: a larger one ends its stream.
+    pub object_bytes: usize,
+    /// Bytes of objects under assembly in one session: streams wait for each other above it.
+    pub assembly_bytes: usize,
+    /// Events waiting in one subscription or fetch: the stream waits, and with it its sender, above it.
+    pub queue: usize,
+    /// How long to wait for the peer's SETUP.
+    pub setup_timeout: Duration,
+    /// Longest a SUBSCRIBE may wait here for a publisher.
+    pub rendezvous: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            object_bytes: 32 << 20,
+            assembly_bytes: 64 << 20,
+            queue: 64,
+            setup_timeout: Duration::from_secs(10),
+            rendezvous: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Data streams that may wait for their track alias to become known, and how long.
+const ALIAS_WAIT: Duration = Duration::from_secs(2);
+/// Aliases of ended subscriptions that are remembered, to discard what is still on its way.
+const CLOSED_ALIASES: usize = 64;
+/// Request IDs that may arrive before a smaller one: more is no reordering but an attack.
+const REORDERED_REQUESTS: usize = 512;
+
+/// What a session has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionStats {
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes sent.
+    pub bytes_out: u64,
+    /// Objects received.
+    pub objects_in: u64,
+    /// Objects sent.
+    pub objects_out: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    bytes_in: AtomicU64,
+    objects_in: AtomicU64,
+    bytes_out: AtomicU64,
+    objects_out: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn sent(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.objects_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.objects_in.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A session, client's or server's. Clones are handles of the same one.
+#[derive(Clone, Debug)]
+pub struct QuicSession {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) conn: Connection,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+    client: bool,
+    next_request: AtomicU64,
+    next_alias: AtomicU64,
+    routes: Mutex<Routes>,
+    routes_changed: watch::Sender<u64>,
+    peer: Mutex<PeerRequests>,
+    assembly: Semaphore,
+}
+
+/// Where objects of an alias or a Request ID go.
+#[derive(Debug, Default)]
+struct Routes {
+    subscriptions: HashMap<u64, Route>,
+    fetches: HashMap<u64, (mpsc::Sender<FetchEvent>, bool)>,
+    closed: VecDeque<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    events: mpsc::Sender<Event>,
+    streams: watch::Sender<u64>,
+}
+
+/// What arrives for a FETCH.
+#[derive(Debug)]
+pub(super) enum FetchEvent {
+    Object(Object),
+    End,
+    Failed(PlaneError),
+}
+
+/// What the peer asked for, by Request ID.
+#[derive(Debug, Default)]
+struct PeerRequests {
+    /// Every ID below this one was used.
+    next: u64,
+    early: BTreeSet<u64>,
+    subscriptions: HashMap<u64, (TrackName, Option<Location>)>,
+    prefixes: Vec<Namespace>,
+}
+
+/// A prefix of a SUBSCRIBE_NAMESPACE of the peer, while it is open.
+#[derive(Debug)]
+pub(super) struct OpenPrefix<'a> {
+    inner: &'a Inner,
+    prefix: Namespace,
+}
+
+impl Drop for OpenPrefix<'_> {
+    fn drop(&mut self) {
+        self.inner.peer().prefixes.retain(|p| *p != self.prefix);
+    }
+}
+
+/// Unit of the assembly semaphore.
+const ASSEMBLY_UNIT: usize = 1 << 10;
+
+impl QuicSession {
+    /// Starts the session on a connection and waits for the peer's SETUP. `setup`: our options.
+    pub(super) async fn start(
+        conn: Connection,
+        setup: SetupOptions,
+        exchange: Arc<Exchange>,
+        limits: Limits,
+    ) -> Result<QuicSession, PlaneError> {
+        let client = conn.side() == quinn::Side::Client;
+        let inner = Arc::new(Inner {
+            conn,
+            exchange,
+            limits,
+            counters: Counters::default(),
+            client,
+            next_request: AtomicU64::new(u64::from(!client)),
+            next_alias: AtomicU64::new(1),
+            routes: Mutex::default(),
+            routes_changed: watch::Sender::new(0),
+            peer: Mutex::new(PeerRequests { next: u64::from(client), ..PeerRequests::default() }),
+            assembly: Semaphore::new(limits.assembly_bytes.max(limits.object_bytes).div_ceil(ASSEMBLY_UNIT)),
+        });
+        let (ready, mut setup_seen) = watch::channel(false);
+        tokio::spawn(drive(inner.clone(), setup, ready));
+        let waited = tokio::time::timeout(limits.setup_timeout, setup_seen.wait_for(|seen| *seen)).await;
+        match waited {
+            Ok(Ok(_)) => Ok(QuicSession { inner }),
+            Ok(Err(_)) => Err(inner.closed_error()),
+            Err(_) => {
+                inner.close(SessionCode::ControlMessageTimeout, "no SETUP");
+                Err(PlaneError::Closed("the peer sent no SETUP".into()))
+            }
+        }
+    }
+
+    /// What it has carried.
+    pub fn stats(&self) -> SessionStats {
+        let c = &self.inner.counters;
+        SessionStats {
+            bytes_in: c.bytes_in.load(Ordering::Relaxed),
+            bytes_out: c.bytes_out.load(Ordering::Relaxed),
+            objects_in: c.objects_in.load(Ordering::Relaxed),
+            objects_out: c.objects_out.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends it.
+    pub fn close(&self) {
+        self.inner.close(SessionCode::NoError, "done");
+    }
+
+    /// Smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.inner.conn.rtt()
+    }
+}
+
+/// Everything that happens until the connection is over.
+async fn drive(inner: Arc<Inner>, setup: SetupOptions, ready: watch::Sender<bool>) {
+    let result = tokio::select! {
+        result = send_setup(&inner, setup) => result,
+        result = accept_uni(&inner, &ready) => result,
+        result = accept_bi(&inner) => result,
+        result = discard_datagrams(&inner) => result,
+    };
+    if let Err(e) = result {
+        inner.fail(&e);
+    }
+    // Nothing arrives any more: those who wait must learn it.
+    *inner.routes() = Routes::default();
+}
+
+/// Our control stream: SETUP, and open as long as the session (draft-18 section 3.3).
+async fn send_setup(inner: &Inner, setup: SetupOptions) -> Result<(), PlaneError> {
+    let mut control = inner.conn.open_uni().await.map_err(closed)?;
+    control.set_priority(i32::MAX).ok();
+    stream::write(&mut control, &Message::Setup(setup)).await?;
+    Err(PlaneError::Closed(inner.conn.closed().await.to_string()))
+}
+
+async fn accept_uni(inner: &Arc<Inner>, ready: &watch::Sender<bool>) -> Result<(), PlaneError> {
+    loop {
+        let reader = StreamReader::new(inner.conn.accept_uni().await.map_err(closed)?);
+        let (inner, ready) = (inner.clone(), ready.clone());
+        tokio::spawn(async move {
+            if let Err(e) = receive(&inner, reader, &ready).await {
+                inner.fail(&e);
+            }
+        });
+    }
+}
+
+async fn accept_bi(inner: &Arc<Inner>) -> Result<(), PlaneError> {
+    loop {
+        let (send, recv) = inner.conn.accept_bi().await.map_err(closed)?;
+        let session = QuicSession { inner: inner.clone() };
+        tokio::spawn(async move {
+            let inner = session.inner.clone();
+            if let Err(e) = answer::request(session, send, recv).await {
+                inner.fail(&e);
+            }
+        });
+    }
+}
+
+/// We ask for no track that is sent in datagrams: what comes is thrown away.
+async fn discard_datagrams(inner: &Inner) -> Result<(), PlaneError> {
+    loop {
+        inner.conn.read_datagram().await.map_err(closed)?;
+    }
+}
+
+fn closed(e: quinn::ConnectionError) -> PlaneError {
+    PlaneError::Closed(e.to_string())
+}
+
+/// A unidirectional stream, from its first byte.
+async fn receive(
+    inner: &Inner,
+    mut reader: StreamReader,
+    ready: &watch::Sender<bool>,
+) -> Result<(), PlaneError> {
+    match reader.decode(StreamHeader::decode).await? {
+        None => Ok(()),
+        Some(StreamHeader::Padding) => reader.discard().await,
+        Some(StreamHeader::Control) => control(inner, reader, ready).await,
+        Some(StreamHeader::Subgroup(header)) => subgroup(inner, reader, header).await,
+        Some(StreamHeader::Fetch(id)) => fetch(inner, reader, id).await,
+    }
+}
+
+async fn control(
+    inner: &Inner,
+    mut reader: StreamReader,
+    ready: &watch::Sender<bool>,
+) -> Result<(), PlaneError> {
+    match reader.message().await? {
+        Some(Message::Setup(options)) if !*ready.borrow() => {
+            if inner.client && (options.path.is_some() || options.authority.is_some()) {
+                return Err(WireError::violation("a server sent PATH or AUTHORITY").into());
+            }
+            let program = options.implementation.as_deref().map(String::from_utf8_lossy);
+            tracing::debug!(peer = %inner.conn.remote_address(), program = program.as_deref(), "moq: session set up");
+            ready.send_replace(true);
+        }
+        _ => return Err(WireError::violation("control stream does not begin with one SETUP").into()),
+    }
+    while let Some(message) = reader.message().await? {
+        match message {
+            Message::GoAway { .. } => {
+                tracing::info!(peer = %inner.conn.remote_address(), "moq: peer is going away");
+                inner.close(SessionCode::NoError, "going away");
+            }
+            _ => return Err(WireError::violation("request on the control stream").into()),
+        }
+    }
+    Err(WireError::violation("control stream was closed").into())
+}
+
+async fn subgroup(inner: &Inner, mut reader: StreamReader, header: SubgroupHeader) -> Result<(), PlaneError> {
+    let Some(route) = inner.route(header.alias).await else {
+        reader.stop(reset::CANCELLED);
+        return Ok(());
+    };
+    let result = subgroup_objects(inner, &mut reader, &header, &route).await;
+    route.streams.send_modify(|n| *n += 1);
+    match result {
+        Err(PlaneError::Reset(_)) => {
+            // The subscription may be gone: then nobody needs to know.
+            let _ = route.events.send(Event::Broken(header.group)).await;
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn subgroup_objects(
+    inner: &Inner,
+    reader: &mut StreamReader,
+    header: &SubgroupHeader,
+    route: &Route,
+) -> Result<(), PlaneError> {
+    let mut prior = None;
+    let mut subgroup = header.subgroup;
+    let mut last = header.end_of_group;
+    while let Some(o) = reader.decode(|r| SubgroupObject::decode(r, header, prior)).await? {
+        prior = Some(o.object);
+        let subgroup = *subgroup.get_or_insert(o.object);
+        if o.status != 0 {
+            last = true;
+            continue;
+        }
+        let Some(payload) = inner.payload(reader, o.len).await? else {
+            let _ = route.events.send(Event::Broken(header.group)).await;
+            return Ok(());
+        };
+        let at = Location::new(header.group, o.object);
+        let object = Object { at, subgroup, properties: o.properties, payload };
+        if route.events.send(Event::Object(object)).await.is_err() {
+            reader.stop(reset::CANCELLED);
+            return Ok(());
+        }
+    }
+    let end = Event::EndOfSubgroup { group: header.group, subgroup: subgroup.unwrap_or(0), last };
+    // The subscription may be gone: then nobody needs to know.
+    let _ = route.events.send(end).await;
+    Ok(())
+}
+
+async fn fetch(inner: &Inner, mut reader: StreamReader, id: u64) -> Result<(), PlaneError> {
+    let Some((events, descending)) = inner.routes().fetches.remove(&id) else {
+        reader.stop(reset::CANCELLED); // cancelled, or never asked for
+        return Ok(());
+    };
+    match fetch_objects(inner, &mut reader, descending, &events).await {
+        Err(e @ (PlaneError::Reset(_) | PlaneError::TooLarge(_))) => {
+            // The one who asked may be gone.
+            let _ = events.send(FetchEvent::Failed(e)).await;
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn fetch_objects(
+    inner: &Inner,
+    reader: &mut StreamReader,
+    descending: bool,
+    events: &mpsc::Sender<FetchEvent>,
+) -> Result<(), PlaneError> {
+    let mut decoder = FetchDecoder::new(descending);
+    while let Some(record) = reader.decode(|r| decoder.decode(r)).await? {
+        let FetchRecord::Object { at, subgroup, properties, len, .. } = record else { continue };
+        let payload = inner.payload(reader, len).await?.ok_or(PlaneError::TooLarge("object"))?;
+        let object = Object { at, subgroup: subgroup.unwrap_or(0), properties, payload };
+        if events.send(FetchEvent::Object(object)).await.is_err() {
+            reader.stop(reset::CANCELLED);
+            return Ok(());
+        }
+    }
+    // The one who asked may be gone.
+    let _ = events.send(FetchEvent::End).await;
+    Ok(())
+}
+
+impl Inner {
+    /// A payload, or none (and the stream is stopped) when it is above the limit.
+    async fn payload(&self, reader: &mut StreamReader, len: u64) -> Result<Option<Bytes>, PlaneError> {
+        let len = match usize::try_from(len) {
+            Ok(len) if len <= self.limits.object_bytes => len,
+            _ => {
+                tracing::warn!(
+                    len,
+                    limit = self.limits.object_bytes,
+                    "moq: object is too large; stream stopped"
+                );
+                reader.stop(reset::CANCELLED);
+                return Ok(None);
+            }
+        };
+        // Fits: the limit of an object is below 4 TiB.
+        let units = len.div_ceil(ASSEMBLY_UNIT) as u32;
+        let permit = self.assembly.acquire_many(units).await;
+        let payload = reader.payload(len).await?;
+        drop(permit);
+        self.counters.received(len);
+        Ok(Some(payload))
+    }
+
+    /// The route of an alias, waited for a little: data may overtake SUBSCRIBE_OK.
+    async fn route(&self, alias: u64) -> Option<Route> {
+        let mut changed = self.routes_changed.subscribe();
+        let wait = async {
+            loop {
+                changed.borrow_and_update();
+                {
+                    let routes = self.routes();
+                    if let Some(route) = routes.subscriptions.get(&alias) {
+                        return Some(route.clone());
+                    }
+                    if routes.closed.contains(&alias) {
+                        return None;
+                    }
+                }
+                changed.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(ALIAS_WAIT, wait).await.ok().flatten()
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peer(&self) -> MutexGuard<'_, PeerRequests> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends objects of `alias` to `events`. An alias that is in use is a violation (DUPLICATE_TRACK_ALIAS).
+    pub(super) fn open_route(
+        &self,
+        alias: u64,
+        events: mpsc::Sender<Event>,
+    ) -> Result<watch::Receiver<u64>, PlaneError> {
+        let streams = watch::Sender::new(0);
+        let seen = streams.subscribe();
+        if self.routes().subscriptions.insert(alias, Route { events, streams }).is_some() {
+            let code = SessionCode::DuplicateTrackAlias;
+            return Err(WireError::Violation { code, reason: "track alias is in use" }.into());
+        }
+        self.routes_changed.send_modify(|v| *v += 1);
+        Ok(seen)
+    }
+
+    pub(super) fn close_route(&self, alias: u64) {
+        let routes = &mut *self.routes();
+        routes.subscriptions.remove(&alias);
+        routes.closed.push_back(alias);
+        if routes.closed.len() > CLOSED_ALIASES {
+            routes.closed.pop_front();
+        }
+    }
+
+    pub(super) fn open_fetch(&self, id: u64, events: mpsc::Sender<FetchEvent>) {
+        self.routes().fetches.insert(id, (events, false));
+    }
+
+    pub(super) fn close_fetch(&self, id: u64) {
+        self.routes().fetches.remove(&id);
+    }
+
+    pub(super) fn next_request(&self) -> u64 {
+        self.next_request.fetch_add(2, Ordering::Relaxed)
+    }
+
+    pub(super) fn next_alias(&self) -> u64 {
+        self.next_alias.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Checks a Request ID of the peer: its parity, and that it is new (draft-18 section 10.1).
+    pub(super) fn accept_request(&self, id: u64) -> Result<(), PlaneError> {
+        let peer = &mut *self.peer();
+        let parity = u64::from(self.client);
+        if id % 2 != parity
+            || id < peer.next
+            || peer.early.len() >= REORDERED_REQUESTS
+            || !peer.early.insert(id)
+        {
+            let code = SessionCode::InvalidRequestId;
+            return Err(WireError::Violation { code, reason: "Request ID" }.into());
+        }
+        while peer.early.remove(&peer.next) {
+            peer.next += 2;
+        }
+        Ok(())
+    }
+
+    /// Remembers a subscription of the peer; false: it has one of this track already.
+    pub(super) fn add_subscription(&self, id: u64, track: &TrackName, largest: Option<Location>) -> bool {
+        let peer = &mut *self.peer();
+        if peer.subscriptions.values().any(|(t, _)| t == track) {
+            return false;
+        }
+        peer.subscriptions.insert(id, (track.clone(), largest));
+        true
+    }
+
+    pub(super) fn remove_subscription(&self, id: u64) {
+        self.peer().subscriptions.remove(&id);
+    }
+
+    pub(super) fn subscription(&self, id: u64) -> Option<(TrackName, Option<Location>)> {
+        self.peer().subscriptions.get(&id).cloned()
+    }
+
+    /// Notes a SUBSCRIBE_NAMESPACE of the peer; none: it overlaps with an open one.
+    pub(super) fn open_prefix(&self, prefix: &Namespace) -> Option<OpenPrefix<'_>> {
+        let peer = &mut *self.peer();
+        if peer.prefixes.iter().any(|p| p.starts_with(prefix) || prefix.starts_with(p)) {
+            return None;
+        }
+        peer.prefixes.push(prefix.clone());
+        Some(OpenPrefix { inner: self, prefix: prefix.clone() })
+    }
+
+    pub(super) fn close(&self, code: SessionCode, reason: &str) {
+        self.conn.close(VarInt::from_u32(code as u32), reason.as_bytes());
+    }
+
+    /// Closes the session when the peer broke the protocol; other errors concern one stream.
+    fn fail(&self, e: &PlaneError) {
+        match e {
+            PlaneError::Protocol(WireError::Violation { code, reason }) => {
+                tracing::warn!(peer = %self.conn.remote_address(), ?code, reason, "moq: session closed, peer broke the protocol");
+                self.close(*code, reason);
+            }
+            other => tracing::debug!(peer = %self.conn.remote_address(), error = %other, "moq: stream ended"),
+        }
+    }
+
+    pub(super) fn closed_error(&self) -> PlaneError {
+        let reason = self.conn.close_reason();
+        PlaneError::Closed(reason.map_or_else(|| "stream ended".to_owned(), |r| r.to_string()))
+    }
+}
