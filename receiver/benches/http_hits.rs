@@ -300,7 +300,7 @@ impl Library for Shelf {
         let stored_at = mahp_common::Time::ZERO;
         Arc::new(Stored { meta, payload: body.into(), source: Source::Unicast, stored_at })
     }
-    fn teach_playlist(&self, _: &Url, _: &[Url]) {}
+    fn teach_playlist(&self, _: &[Url], _: &[Url]) {}
     fn hold_budget(&self, _: &Url) -> Duration {
         Duration::ZERO
     }

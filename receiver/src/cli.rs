@@ -1,6 +1,7 @@
 //! The command line: session first, flags called like the configuration keys, environment `MAHP_RECEIVER_…`.
 
 use crate::config::Settings;
+use mahp_runtime::settings::ConfigCommand;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -54,26 +55,6 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: ConfigCommand,
-    },
-}
-
-/// `mahp-receiver config …`.
-#[derive(clap::Subcommand, Clone, Debug)]
-pub enum ConfigCommand {
-    /// Print a configuration
-    Print {
-        /// The built-in defaults: every key with its meaning
-        #[arg(long)]
-        default: bool,
-        /// The file to read; environment and defaults are applied to it
-        #[arg(value_name = "FILE")]
-        file: Option<PathBuf>,
-    },
-    /// Read a configuration file and say what is wrong with it
-    Check {
-        /// The file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
     },
 }
 

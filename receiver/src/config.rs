@@ -7,6 +7,7 @@ use mahp_common::auth::VerifyingKey;
 use mahp_runtime::config::{ByteSize, Span};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
+use mahp_runtime::settings::{self, Place};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -321,7 +322,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
         log_format: format
             .parse()
             .map_err(|e: String| place.wrong("log-format", &format!("`{format}`"), &e))?,
-        state_dir: s.state_dir.or_else(default_state_dir),
+        state_dir: s.state_dir.or_else(settings::state_folder),
     })
 }
 
@@ -336,20 +337,6 @@ fn keys(texts: &[String], place: Place<'_>) -> Result<Vec<VerifyingKey>, Startup
         })
     };
     texts.iter().map(parse).collect()
-}
-
-/// Where a setting came from, for errors.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    file: Option<&'a Path>,
-}
-
-impl Place<'_> {
-    fn wrong(self, key: &str, value: &str, hint: &str) -> StartupError {
-        let place =
-            self.file.map(|p| format!(" (command line, environment or {})", p.display())).unwrap_or_default();
-        StartupError::usage("E-CONFIG", format!("`{key}` cannot be {value}{place}"), hint)
-    }
 }
 
 impl FromStr for SessionSource {
@@ -454,15 +441,6 @@ fn quarter(meminfo: &str, cgroup: &str) -> u64 {
         .map_or(1 << 30, |kib| kib << 10);
     let limit = cgroup.trim().parse().unwrap_or(u64::MAX);
     (total.min(limit) / 4).clamp(32 << 20, 256 << 20)
-}
-
-fn default_state_dir() -> Option<PathBuf> {
-    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(state) = var("STATE_DIRECTORY") {
-        return Some(state);
-    }
-    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|h| h.join(".local/state")))?;
-    Some(state.join("mahp"))
 }
 
 /// The text of `config print FILE`: each key, its value and where that came from.

@@ -183,6 +183,16 @@ impl Hearing {
         }
     }
 
+    /// A playlist names these initialization segments: sent before the segments that need them, and again now and then, which
+    /// nobody waits for.
+    pub fn taught_inits(&mut self, keys: &[ResourceKey]) {
+        // Of a single file, the key is that of its segments too.
+        let (order, listed) = (&self.order, &mut self.listed);
+        for key in keys.iter().take(REMEMBERED).filter(|k| !order.at.contains_key(k)) {
+            listed.insert(key, ());
+        }
+    }
+
     /// Whether packets come as they should.
     pub fn is_alive(&self, now: Time) -> bool {
         now - self.last_packet.unwrap_or(self.joined_at).max(self.joined_at) <= self.silence_limit()

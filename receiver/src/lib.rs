@@ -27,8 +27,9 @@ mod testing;
 pub mod urls;
 
 use clap::Parser as _;
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command};
 use mahp_runtime::error::StartupError;
+use mahp_runtime::settings::ConfigCommand;
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// The whole program: reads arguments, runs until a signal comes. Returns the exit status.

@@ -113,8 +113,9 @@ pub trait Library: Send + Sync + 'static {
     fn feed(&self, plan: &RepairPlan, offset: u64, bytes: &[u8]);
     /// A whole object fetched by unicast: store it and stop collecting it.
     fn put(&self, meta: ObjectMeta, body: Bytes) -> Arc<Stored>;
-    /// URLs that a served playlist names, in order, oldest first: teaches which rendition they belong to and what was missed.
-    fn teach_playlist(&self, playlist: &Url, segments: &[Url]);
+    /// URLs that a served playlist names, segments in order, oldest first: teaches which rendition they belong to and what was
+    /// missed.
+    fn teach_playlist(&self, inits: &[Url], segments: &[Url]);
     /// Longest hold for this channel (8 s at most).
     fn hold_budget(&self, url: &Url) -> Duration;
 }

@@ -16,5 +16,6 @@ pub mod guard;
 pub mod log;
 pub mod notify;
 pub mod process;
+pub mod settings;
 pub mod shutdown;
 pub mod udp;

@@ -1,6 +1,7 @@
 //! The command line: URL first, flags called like the configuration keys, environment `MAHP_SENDER_…`.
 
 use crate::config::{ChannelSettings, SenderSettings};
+use mahp_runtime::settings::ConfigCommand;
 use std::path::PathBuf;
 
 /// Pulls HLS and DASH from web origins and puts each segment once on IP multicast.
@@ -38,26 +39,6 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: ConfigCommand,
-    },
-}
-
-/// `mahp-sender config …`.
-#[derive(clap::Subcommand, Clone, Debug)]
-pub enum ConfigCommand {
-    /// Print a configuration
-    Print {
-        /// The built-in defaults: every key with its meaning
-        #[arg(long)]
-        default: bool,
-        /// The file to read; environment and defaults are applied to it
-        #[arg(value_name = "FILE", required_unless_present = "default")]
-        file: Option<PathBuf>,
-    },
-    /// Read a configuration file and say what is wrong with it
-    Check {
-        /// The file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
     },
 }
 

@@ -1,14 +1,15 @@
 //! Configuration: command line, then environment, then file, then defaults. [`resolve`] is the only place with defaults.
 
-use crate::cli::{Cli, ConfigCommand};
+use crate::cli::Cli;
 use mahp_common::catalog::{WireProfile, is_channel_name};
 use mahp_common::limits;
 use mahp_runtime::config::{BitRate, ByteSize};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
+use mahp_runtime::settings::{ConfigCommand, Place};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use url::Url;
 
 /// Every key with its default and meaning: `config print --default`.
@@ -286,20 +287,6 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
         log_format,
         channels,
     })
-}
-
-/// Where a setting came from, for errors.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    file: Option<&'a Path>,
-}
-
-impl Place<'_> {
-    fn wrong(self, key: &str, value: &str, hint: &str) -> StartupError {
-        let place =
-            self.file.map(|p| format!(" (command line, environment or {})", p.display())).unwrap_or_default();
-        StartupError::usage("E-CONFIG", format!("`{key}` cannot be {value}{place}"), hint)
-    }
 }
 
 fn check_addresses(

@@ -4,17 +4,19 @@ use mahp_common::Digest;
 use mahp_common::WallTime;
 use mahp_common::auth::SigningKey;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::settings::state_folder;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Reads the key at `path` (or at the default place), creating it when there is none.
 ///
 /// # Errors
 /// `E-KEY`: it can be neither read nor made, or it is not a key.
 pub fn load_or_create(path: Option<&Path>) -> Result<SigningKey, StartupError> {
-    let path = path.map(Path::to_path_buf).or_else(default_path).ok_or_else(|| {
+    let default = || Some(state_folder()?.join("sender.key"));
+    let path = path.map(Path::to_path_buf).or_else(default).ok_or_else(|| {
         StartupError::usage(
             "E-KEY",
             "there is no place for the signing key: neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set",
@@ -36,15 +38,6 @@ fn trouble(path: &Path, what: &str, error: &io::Error) -> StartupError {
         format!("{}: {what}: {}", path.display(), error.kind()),
         "--key-file FILE in a folder this user may write, or mend the permissions",
     )
-}
-
-fn default_path() -> Option<PathBuf> {
-    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(state) = var("STATE_DIRECTORY") {
-        return Some(state.join("sender.key"));
-    }
-    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|h| h.join(".local/state")))?;
-    Some(state.join("mahp").join("sender.key"))
 }
 
 fn parse(text: &str) -> Option<SigningKey> {

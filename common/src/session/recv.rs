@@ -32,6 +32,8 @@ pub struct RecvSession {
     config: RecvConfig,
     now: Time,
     wall: WallTime,
+    /// First packet ever.
+    joined_at: Option<Time>,
     /// Identity of the sender's run, and when it was last heard.
     session: Option<(u64, Time)>,
     objects: BTreeMap<Toi, Assembly>,
@@ -66,6 +68,8 @@ struct Finished {
 
 /// Ageing is looked at this often while packets come, not at each packet.
 const HOUSEKEEPING: Duration = Duration::from_millis(5);
+/// An object whose first symbol came this soon after the first packet of all may have begun before the join.
+const JOINING: Duration = Duration::from_secs(1);
 /// An FDT Instance that was read is not assembled again for this long.
 const FDT_MEMORY: Duration = Duration::from_secs(2);
 
@@ -76,6 +80,7 @@ impl RecvSession {
             config,
             now: Time::ZERO,
             wall: WallTime::default(),
+            joined_at: None,
             session: None,
             objects: BTreeMap::new(),
             fdts: BTreeMap::new(),
@@ -98,6 +103,7 @@ impl RecvSession {
         match input {
             Input::Packet { now, wall, datagram } => {
                 (self.now, self.wall) = (now, wall);
+                self.joined_at.get_or_insert(now);
                 self.stats.packets += 1;
                 self.stats.bytes += datagram.len() as u64;
                 if let Err(reason) = self.packet(datagram) {
@@ -155,6 +161,11 @@ impl RecvSession {
             missing_symbols: object.missing_symbols(),
             length: object.length(),
         })
+    }
+
+    /// Whether nothing more is collected of an object: it is complete, given up for want of room, or was told to be forgotten.
+    pub fn is_finished(&self, toi: Toi) -> bool {
+        self.finished.contains_key(&toi)
     }
 
     /// Byte ranges (inclusive) whose source symbols would complete the object: at most what the decoder lacks, merged
@@ -347,8 +358,12 @@ impl RecvSession {
             recovered: object.recovered,
             fetched: object.fetched,
         };
-        self.stats.expected_symbols += how.source_symbols;
-        self.stats.lost_symbols += how.source_symbols.saturating_sub(how.source_received);
+        // What was under way when we joined has lost nothing by being sent before that.
+        let joined_late = self.joined_at.is_some_and(|at| how.first_symbol < at + JOINING);
+        if object.from_start || !joined_late {
+            self.stats.expected_symbols += how.source_symbols;
+            self.stats.lost_symbols += how.source_symbols.saturating_sub(how.source_received);
+        }
         self.stats.recovered_symbols += how.recovered;
         let payload = object.into_payload();
         let intact = payload.len() == meta.length && meta.digest.is_none_or(|d| d == payload.digest());

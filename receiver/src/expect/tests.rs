@@ -68,6 +68,21 @@ fn positions_from_a_playlist_tell_how_far_ahead() {
 }
 
 #[test]
+fn an_init_segment_is_not_waited_for_unless_it_is_on_its_way() {
+    let init = 1000;
+    let mut h = live(10..16);
+    assert!(matches!(ask(&h, ms(12_500), init), Verdict::Expected { .. }), "not known for what it is");
+    h.taught(&keys(8..18), false);
+    h.taught_inits(&[key(init)]);
+    assert_eq!(ask(&h, ms(12_500), init), Verdict::NotComing(Absent::Listed));
+    h.announced(ms(12_600), &key(init), ObjectKind::Init, true, None);
+    assert!(matches!(ask(&h, ms(12_700), init), Verdict::Expected { .. }));
+    // In a single file the init segment has the segments' key.
+    h.taught_inits(&[key(16)]);
+    assert_eq!(ask(&h, ms(12_500), 16), Verdict::Expected { until: ms(15_500) });
+}
+
+#[test]
 fn what_was_sent_before_the_join_is_not_waited_for() {
     let mut h = Hearing::new(true, TARGET, Time::ZERO);
     h.taught(&keys(1..6), false);

@@ -156,7 +156,7 @@ fn hls_media(
         .filter(|s| !s.gap)
         .filter_map(|s| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last))))))
         .collect();
-    teach(front, ask, base, media, &segments);
+    teach(front, base, media, &segments);
     let trim_tail = match media.segments.last().filter(|_| !media.endlist && front.is_ours(&ask.url)) {
         Some(last) => front.memo.list(&ask.key, last.sequence, trim(front, &segments)),
         None => 0,
@@ -166,13 +166,21 @@ fn hls_media(
     Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live: !media.endlist })
 }
 
-fn teach(front: &Front, ask: &Ask, base: &Url, media: &Media, segments: &[Named]) {
+fn teach(front: &Front, base: &Url, media: &Media, segments: &[Named]) {
     let keys = media.segments.iter().flat_map(|s| s.keys.iter()).filter_map(|k| k.uri.as_deref());
     let keys = keys.filter_map(|uri| base.join(uri).ok()).map(|u| front.library.key(&u));
     front.memo.remember_keys(keys);
     let mut urls: Vec<Url> = segments.iter().map(|(url, _)| url.clone()).collect();
     urls.dedup();
-    front.library.teach_playlist(&ask.url, &urls);
+    front.library.teach_playlist(&inits(media, base), &urls);
+}
+
+/// The initialization segments of a playlist.
+pub fn inits(media: &Media, base: &Url) -> Vec<Url> {
+    let maps = media.segments.iter().filter_map(|s| s.map.as_ref());
+    let mut urls: Vec<Url> = maps.filter_map(|m| base.join(&m.uri).ok()).collect();
+    urls.dedup();
+    urls
 }
 
 /// How many segments at the live edge to keep back.

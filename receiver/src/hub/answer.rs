@@ -10,7 +10,7 @@ use crate::urls::{Owner, RenditionKey};
 use bytes::Bytes;
 use mahp_common::catalog::{Channel, Role};
 use mahp_common::session::recv::Progress;
-use mahp_common::{Digest, ObjectKind, ObjectMeta, Payload, Time};
+use mahp_common::{Digest, ObjectKind, ObjectMeta, Payload, Time, Toi};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -111,7 +111,7 @@ impl Library for Hub {
         stored
     }
 
-    fn teach_playlist(&self, _playlist: &Url, segments: &[Url]) {
+    fn teach_playlist(&self, inits: &[Url], segments: &[Url]) {
         let mut guard = self.state();
         let state = &mut *guard;
         let keys: Vec<ResourceKey> = segments.iter().map(|u| state.urls.key(u)).collect();
@@ -123,8 +123,13 @@ impl Library for Hub {
         for key in &keys {
             state.urls.learn(key, &owner);
         }
+        let inits: Vec<ResourceKey> = inits.iter().map(|u| state.urls.key(u)).collect();
+        for key in &inits {
+            state.urls.learn(key, &owner);
+        }
         if let Some(entry) = state.renditions.get_mut(&owner) {
             entry.hearing.taught(&keys, false);
+            entry.hearing.taught_inits(&inits);
         }
     }
 
@@ -138,6 +143,11 @@ impl Hub {
     fn is_allowed(&self, state: &State, url: &Url) -> bool {
         state.urls.is_channel_host(url) || self.options.allow_origins.listing(url).is_some()
     }
+}
+
+/// Of an object that its engine has completed a moment ago.
+fn landing(toi: Toi, at: Time) -> Progress {
+    Progress { toi, first_symbol: at, last_symbol: at, source_symbols: 1, missing_symbols: 0, length: 0 }
 }
 
 impl State {
@@ -181,7 +191,9 @@ impl State {
         let (first, last) = range.unwrap_or((0, None));
         let progress = |f: &Flight| {
             let flow = self.renditions.get(&f.rendition)?.flow.as_ref()?;
-            flow.session().progress(f.toi)
+            let session = flow.session();
+            // Complete, and its event is on the way to us: to take it for missed would be a request to the origin.
+            session.progress(f.toi).or_else(|| session.is_finished(f.toi).then(|| landing(f.toi, f.at)))
         };
         self.flights
             .get(key)?

@@ -23,6 +23,8 @@ const REOPEN_AFTER: Duration = Duration::from_secs(3);
 /// What a manifest that came by multicast teaches: segments in order, oldest first.
 #[derive(Debug)]
 struct Lesson {
+    /// Initialization segments of each list.
+    inits: Vec<Vec<Url>>,
     lists: Vec<Vec<Url>>,
     /// Its segments were sent before it.
     proves_sent: bool,
@@ -267,7 +269,7 @@ impl State {
     }
 
     fn learn(&mut self, now: Time, key: &RenditionKey, lesson: Lesson) {
-        let Lesson { lists, proves_sent, live } = lesson;
+        let Lesson { inits, lists, proves_sent, live } = lesson;
         if let Some(first) = self.renditions.get(key).filter(|e| e.channel.manifest_url.is_empty()) {
             let url = self
                 .manifests
@@ -278,7 +280,7 @@ impl State {
                 self.name_foreign_manifest(now, key, &url, live);
             }
         }
-        for urls in lists {
+        for (inits, urls) in inits.iter().zip(lists) {
             let keys: Vec<ResourceKey> = urls.iter().map(|u| self.urls.key(u)).collect();
             // A media playlist travels with its segments; an MPD speaks of other renditions, which patterns and FDTs name.
             let owner = match (proves_sent, urls.last().zip(keys.last())) {
@@ -287,11 +289,13 @@ impl State {
                 (false, None) => None,
             };
             let Some(owner) = owner else { continue };
-            for k in &keys {
+            let inits: Vec<ResourceKey> = inits.iter().map(|u| self.urls.key(u)).collect();
+            for k in keys.iter().chain(&inits) {
                 self.urls.learn(k, &owner);
             }
             if let Some(entry) = self.renditions.get_mut(&owner) {
                 entry.hearing.taught(&keys, proves_sent);
+                entry.hearing.taught_inits(&inits);
             }
         }
     }
@@ -348,7 +352,8 @@ fn lesson(event: &Event, wall: WallTime) -> Option<Lesson> {
                         .filter_map(|s| base.join(&s.uri).ok())
                         .collect();
                     urls.dedup();
-                    Some(Lesson { lists: vec![urls], proves_sent: true, live: !media.endlist })
+                    let inits = vec![crate::http::render::inits(&media, &base)];
+                    Some(Lesson { inits, lists: vec![urls], proves_sent: true, live: !media.endlist })
                 }
                 Playlist::Master(_) => None,
             }
@@ -360,8 +365,10 @@ fn lesson(event: &Event, wall: WallTime) -> Option<Lesson> {
                 let skip = segments.len().saturating_sub(LESSON_MAX);
                 segments.into_iter().skip(skip).map(|s| s.url).collect()
             };
-            let lists = mpd.representations.iter().take(64).map(list).collect();
-            Some(Lesson { lists, proves_sent: false, live: mpd.dynamic })
+            let representations = || mpd.representations.iter().take(64);
+            let lists = representations().map(list).collect();
+            let inits = representations().map(|r| mpd.init(r).map(|(url, _)| url).into_iter().collect());
+            Some(Lesson { inits: inits.collect(), lists, proves_sent: false, live: mpd.dynamic })
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::presentation::Class;
 use crate::report::Ledger;
 use anyhow::Context;
 use clap::Args;
+use mahp_receiver::snapshot::Snapshot;
 use mahp_runtime::config::Span;
 use mahp_runtime::shutdown;
 use pair::Pair;
@@ -196,13 +197,18 @@ async fn measure(args: &DemoArgs, pair: &mut Pair) -> anyhow::Result<Ledger> {
     })
 }
 
-/// Waits until the receiver has listened long enough and every rendition brought something.
+/// Waits until the receiver has listened long enough to all that it joined and every rendition brought something.
 async fn warm_up(pair: &mut Pair) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let mut joined = None;
     loop {
-        let listened = begun.elapsed();
-        let warm = pair.snapshot().await.is_ok_and(|s| pair::warm(&s));
-        if listened > WARM_UP || (listened > LISTENED && warm) {
+        let snapshot = pair.snapshot().await.ok();
+        let is_joined = |s: &Snapshot| s.channels.iter().flat_map(|c| &c.renditions).all(|r| r.joined);
+        if joined.is_none() && snapshot.as_ref().is_some_and(is_joined) {
+            joined = Some(Instant::now());
+        }
+        let listened = joined.is_some_and(|at| at.elapsed() > LISTENED);
+        if begun.elapsed() > WARM_UP || (listened && snapshot.is_some_and(|s| pair::warm(&s))) {
             return Ok(());
         }
         tokio::select! {

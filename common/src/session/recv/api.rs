@@ -208,7 +208,8 @@ pub struct RecvStats {
     pub source_symbols: u64,
     /// Repair symbols stored.
     pub repair_symbols: u64,
-    /// Source symbols of finished objects that were not heard on multicast (loss before FEC).
+    /// Source symbols of finished objects that were not heard on multicast (loss before FEC). Objects that were under way at
+    /// the join count neither here nor in `expected_symbols`.
     pub lost_symbols: u64,
     /// Source symbols of finished objects (denominator for loss).
     pub expected_symbols: u64,

@@ -118,6 +118,8 @@ pub(super) struct Assembly {
     pub(super) bytes: u64,
     pub(super) meta: Option<ObjectMeta>,
     pub(super) first_symbol: Option<Time>,
+    /// Its first source symbol was the first to come.
+    pub(super) from_start: bool,
     pub(super) last_symbol: Time,
     pub(super) source_received: u64,
     pub(super) repair_received: u64,
@@ -153,6 +155,7 @@ impl Assembly {
             bytes: 0,
             meta: None,
             first_symbol: None,
+            from_start: false,
             last_symbol: now,
             source_received: 0,
             repair_received: 0,
@@ -267,7 +270,10 @@ impl Assembly {
         }
         let complete = c.have.count() == symbols;
         self.bytes += cost;
-        self.first_symbol.get_or_insert(now);
+        if self.first_symbol.is_none() {
+            self.first_symbol = Some(now);
+            self.from_start = (place.sbn, place.esi) == (Sbn(0), Esi(0));
+        }
         self.last_symbol = now;
         match (stored, path) {
             (Stored::Source, Path::Multicast) => self.source_received += 1,

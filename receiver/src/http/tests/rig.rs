@@ -62,7 +62,8 @@ pub(crate) struct FakeState {
     /// When this many bytes were fed, the object of the plan is complete.
     pub(crate) complete_after: Option<(u64, Bytes)>,
     pub(crate) put: Vec<ObjectMeta>,
-    pub(crate) taught: Vec<(String, Vec<String>)>,
+    /// Init segments and segments.
+    pub(crate) taught: Vec<(Vec<String>, Vec<String>)>,
     /// 8 s if not set.
     pub(crate) budget: Option<Duration>,
 }
@@ -189,9 +190,9 @@ impl Library for FakeLibrary {
         self.state.lock().unwrap().put.push(meta.clone());
         self.store(meta, body, Source::Unicast)
     }
-    fn teach_playlist(&self, playlist: &Url, segments: &[Url]) {
-        let segments = segments.iter().map(Url::to_string).collect();
-        self.state.lock().unwrap().taught.push((playlist.to_string(), segments));
+    fn teach_playlist(&self, inits: &[Url], segments: &[Url]) {
+        let texts = |urls: &[Url]| urls.iter().map(Url::to_string).collect();
+        self.state.lock().unwrap().taught.push((texts(inits), texts(segments)));
     }
     fn hold_budget(&self, _: &Url) -> Duration {
         self.state.lock().unwrap().budget.unwrap_or(Duration::from_secs(8))

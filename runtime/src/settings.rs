@@ -1,0 +1,50 @@
+//! What the settings of both programs share: their `config` command, the words for a value that cannot be, the state folder.
+
+use crate::error::StartupError;
+use std::path::{Path, PathBuf};
+
+/// `config …` of a program.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum ConfigCommand {
+    /// Print a configuration
+    Print {
+        /// The built-in defaults: every key with its meaning
+        #[arg(long)]
+        default: bool,
+        /// The file to read; environment and defaults are applied to it
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Read a configuration file and say what is wrong with it
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Where a setting came from, for errors.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The configuration file, if there is one.
+    pub file: Option<&'a Path>,
+}
+
+impl Place<'_> {
+    /// `E-CONFIG`: this key cannot have this value.
+    pub fn wrong(self, key: &str, value: &str, hint: &str) -> StartupError {
+        let place =
+            self.file.map(|p| format!(" (command line, environment or {})", p.display())).unwrap_or_default();
+        StartupError::usage("E-CONFIG", format!("`{key}` cannot be {value}{place}"), hint)
+    }
+}
+
+/// Where a program keeps what must outlive it: $STATE_DIRECTORY (systemd), else $XDG_STATE_HOME/mahp, else ~/.local/state/mahp.
+pub fn state_folder() -> Option<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(state) = var("STATE_DIRECTORY") {
+        return Some(state);
+    }
+    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|h| h.join(".local/state")))?;
+    Some(state.join("mahp"))
+}
