@@ -27,6 +27,7 @@ fn encode(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("K", symbols), &symbols, |b, &symbols| {
             b.iter(|| {
                 let job = EncodeJob {
+                    id: 0,
                     toi: Toi(1),
                     sbn: Sbn(0),
                     data: data.clone(),

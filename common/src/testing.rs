@@ -7,11 +7,12 @@
 use crate::catalog::WireProfile;
 use crate::drop::DropReason;
 use crate::fec::{DecodeResult, EncodeResult};
-use crate::ids::{Toi, Tsi};
+use crate::ids::{Sbn, Toi, Tsi};
 use crate::object::{Object, ObjectKind, ObjectMeta, Payload};
 use crate::session::recv::{self, Reception, RecvConfig, RecvSession};
 use crate::session::send::{self, FlowKind, SendConfig, SendSession};
 use crate::time::{Time, WallTime};
+use crate::wire::alc::PayloadId;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -213,8 +214,26 @@ impl Pair {
 
     /// Gives the receiver bytes fetched by unicast now.
     pub fn fetched(&mut self, toi: Toi, offset: u64, bytes: &[u8]) {
-        self.receiver.handle_input(recv::Input::Bytes { now: self.now, toi, offset, bytes });
+        let (now, path) = (self.now, recv::Path::Origin);
+        self.receiver.handle_input(recv::Input::Bytes { now, toi, path, offset, bytes });
         self.drain_receiver();
+    }
+
+    /// Gives the receiver encoding symbols that came another way now.
+    pub fn symbols(&mut self, toi: Toi, path: recv::Path, first: PayloadId, symbols: &[u8]) {
+        self.receiver.handle_input(recv::Input::Symbols { now: self.now, toi, path, first, symbols });
+        self.drain_receiver();
+    }
+
+    /// Has the sender send fresh repair symbols.
+    pub fn repair(&mut self, toi: Toi, data: &Bytes, blocks: Vec<(Sbn, u32)>) {
+        self.sender.handle_input(send::Input::Repair { now: self.now, toi, data: data.clone(), blocks });
+        self.drain_sender();
+    }
+
+    /// Sets the sender's repair share.
+    pub fn share(&mut self, percent: u32) {
+        self.sender.handle_input(send::Input::Share { percent });
     }
 
     fn drain_sender(&mut self) {

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Endpoint, Flow};
 use mahp_common::fec::{DecodeJob, DecodeResult};
-use mahp_common::session::recv::{Command, Event, Input, Output, RecvConfig, RecvSession};
+use mahp_common::session::recv::{Command, Event, Input, Output, Path, RecvConfig, RecvSession};
+use mahp_common::wire::alc::PayloadId;
 use mahp_common::{Time, Toi, limits};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
@@ -69,10 +70,23 @@ pub enum Control {
     Bytes {
         /// The object.
         toi: Toi,
+        /// Which way.
+        path: Path,
         /// Offset in it.
         offset: u64,
         /// The bytes.
         bytes: Bytes,
+    },
+    /// Encoding symbols of a block that came another way, of consecutive ESIs.
+    Symbols {
+        /// The object.
+        toi: Toi,
+        /// Which way.
+        path: Path,
+        /// The block, and the ESI of the first.
+        first: PayloadId,
+        /// One after the other, each T bytes long.
+        symbols: Bytes,
     },
     /// The object is here: stop collecting it.
     Forget(Toi),
@@ -348,8 +362,11 @@ impl Intake {
     fn control(&self, control: Control) {
         let now = self.clock.now();
         match control {
-            Control::Bytes { toi, offset, bytes } => {
-                self.input(Input::Bytes { now, toi, offset, bytes: &bytes });
+            Control::Symbols { toi, path, first, symbols } => {
+                self.input(Input::Symbols { now, toi, path, first, symbols: &symbols });
+            }
+            Control::Bytes { toi, path, offset, bytes } => {
+                self.input(Input::Bytes { now, toi, path, offset, bytes: &bytes });
             }
             Control::Forget(toi) => self.input(Input::Forget { now, toi }),
             Control::Reopen(toi) => self.input(Input::Reopen { toi }),

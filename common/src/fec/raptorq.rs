@@ -5,6 +5,7 @@
 //! blocks are padded to K' before encoding, so that the crate's plan cache is keyed by one of few K'; and a decoder is made
 //! only for a block that lost something.
 
+use super::Blocks;
 use crate::ids::{Esi, Sbn, Toi};
 use bytes::Bytes;
 use raptorq::{
@@ -13,9 +14,19 @@ use raptorq::{
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// ESIs of RaptorQ have 24 bits. They are shared out by the way on which repair symbols travel, so that what comes one way is
+/// never what has come another: multicast has those below this.
+pub const ESI_MULTICAST_END: u32 = 1 << 22;
+/// A MoQ publisher has those from [`ESI_MULTICAST_END`] on, below this.
+pub const ESI_MOQ_END: u32 = 1 << 23;
+/// The repair service has those from [`ESI_MOQ_END`] on, below this.
+pub const ESI_END: u32 = 1 << 24;
+
 /// Repair symbols to make for one source block.
 #[derive(Clone, Debug)]
 pub struct EncodeJob {
+    /// Whoever asked tells jobs apart by it.
+    pub id: u64,
     /// The object, for the session.
     pub toi: Toi,
     /// The block.
@@ -35,6 +46,8 @@ pub struct EncodeJob {
 /// Repair symbols of one block: ESI K + `first`, and so on.
 #[derive(Clone, Debug)]
 pub struct EncodeResult {
+    /// That of the job.
+    pub id: u64,
     /// The object.
     pub toi: Toi,
     /// The block.
@@ -44,12 +57,34 @@ pub struct EncodeResult {
 }
 
 impl EncodeJob {
+    /// `count` repair symbols from ESI `from` on of block `sbn` of `data`, an object cut into `blocks`. `None` where there is no
+    /// such block, or `from` is a source symbol's or too large an ESI.
+    pub fn of_object(
+        toi: Toi,
+        data: &Bytes,
+        blocks: &Blocks,
+        sbn: Sbn,
+        from: Esi,
+        count: u32,
+    ) -> Option<EncodeJob> {
+        let symbols = blocks.block_symbols(sbn);
+        let end = from.0.checked_add(count)?;
+        if sbn.0 >= blocks.count() || from.0 < symbols || end > ESI_END {
+            return None;
+        }
+        let offset = usize::try_from(blocks.block_offset(sbn)).ok()?;
+        let len = usize::try_from(blocks.block_bytes(sbn)).ok()?;
+        let data = data.get(offset..offset + len).map(|b| data.slice_ref(b))?;
+        let (symbol_size, first) = (blocks.symbol_size(), from.0 - symbols);
+        Some(EncodeJob { id: 0, toi, sbn, data, symbols, symbol_size, first, count })
+    }
+
     /// Makes the repair symbols.
     pub fn run(self) -> EncodeResult {
-        let (toi, sbn) = (self.toi, self.sbn);
+        let (id, toi, sbn) = (self.id, self.toi, self.sbn);
         // The crate asserts; a defect there must cost one block's repair, not the sender.
         let repair = catch_unwind(AssertUnwindSafe(|| self.encode())).unwrap_or_default();
-        EncodeResult { toi, sbn, repair }
+        EncodeResult { id, toi, sbn, repair }
     }
 
     fn encode(&self) -> Vec<(Esi, Vec<u8>)> {
@@ -197,7 +232,8 @@ mod tests {
     }
 
     fn encode(data: &Bytes, symbols: u32, size: u16, first: u32, count: u32) -> Vec<(Esi, Vec<u8>)> {
-        EncodeJob { toi: Toi(1), sbn: Sbn(0), data: data.clone(), symbols, symbol_size: size, first, count }
+        let data = data.clone();
+        EncodeJob { id: 0, toi: Toi(1), sbn: Sbn(0), data, symbols, symbol_size: size, first, count }
             .run()
             .repair
     }

@@ -4,21 +4,23 @@ mod api;
 mod assembly;
 mod describe;
 mod held;
+mod path;
 mod room;
 
 use crate::drop::DropReason;
 use crate::fec::{DecodeJob, DecodeResult};
-use crate::ids::{Toi, Tsi};
+use crate::ids::{Esi, Toi, Tsi};
 use crate::limits;
 use crate::object::ObjectMeta;
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcPacket, PayloadId};
 use crate::wire::ext::{ContentEncoding, ExtFdt};
 use crate::wire::fdt::FdtFile;
-use crate::wire::fti::Oti;
+use crate::wire::fti::{Oti, RAPTORQ};
 pub use api::{Command, Event, Input, Output, Progress, Reception, RecvConfig, RecvStats};
-use assembly::{Assembly, Cut, Path, Place, Stored};
+use assembly::{Assembly, Cut, Place, Stored};
 use held::{Held, HeldPacket};
+pub use path::{BlockLack, ByPath, Lack, Path};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -110,9 +112,13 @@ impl RecvSession {
                     self.stats.drops.count(reason);
                 }
             }
-            Input::Bytes { now, toi, offset, bytes } => {
+            Input::Bytes { now, toi, path, offset, bytes } => {
                 self.now = now;
-                self.fetched(toi, offset, bytes);
+                self.fetched(toi, path, offset, bytes);
+            }
+            Input::Symbols { now, toi, path, first, symbols } => {
+                self.now = now;
+                self.symbols(toi, path, first, symbols);
             }
             Input::Decoded { now, result } => {
                 self.now = now;
@@ -166,6 +172,11 @@ impl RecvSession {
     /// Whether nothing more is collected of an object: it is complete, given up for want of room, or was told to be forgotten.
     pub fn is_finished(&self, toi: Toi) -> bool {
         self.finished.contains_key(&toi)
+    }
+
+    /// What an object under assembly still needs.
+    pub fn lack(&self, toi: Toi) -> Option<Lack> {
+        self.objects.get(&toi).map(|o| o.lack(toi))
     }
 
     /// Byte ranges (inclusive) whose source symbols would complete the object: at most what the decoder lacks, merged
@@ -325,11 +336,29 @@ impl RecvSession {
         }
     }
 
-    fn fetched(&mut self, toi: Toi, offset: u64, bytes: &[u8]) {
+    fn fetched(&mut self, toi: Toi, path: Path, offset: u64, bytes: &[u8]) {
         let Some(object) = self.objects.get(&toi) else { return };
         for (place, symbol) in object.symbols_in(offset, bytes) {
             // Symbols that are there already are normal: ranges are merged over small gaps.
-            _ = self.store_at(toi, place, symbol, Path::Fetched);
+            _ = self.store_at(toi, place, symbol, path);
+        }
+        self.after_symbol(toi);
+    }
+
+    fn symbols(&mut self, toi: Toi, path: Path, first: PayloadId, symbols: &[u8]) {
+        let Some(object) = self.objects.get(&toi) else { return };
+        let size = usize::from(object.cut().storage().symbol_size());
+        for (symbol, esi) in symbols.chunks(size).zip(first.esi.0..) {
+            let id = PayloadId { esi: Esi(esi), ..first };
+            let place = self.objects.get(&toi).map(|o| o.place(RAPTORQ, id, symbol.len()));
+            let stored = match place {
+                Some(Ok(place)) => self.store_at(toi, place, symbol, path).map(|_| ()),
+                Some(Err(reason)) => Err(reason),
+                None => return,
+            };
+            if let Err(reason) = stored {
+                self.stats.drops.count(reason);
+            }
         }
         self.after_symbol(toi);
     }
@@ -357,6 +386,7 @@ impl RecvSession {
             repair_received: object.repair_received,
             recovered: object.recovered,
             fetched: object.fetched,
+            bytes: object.bytes_by_path(),
         };
         // What was under way when we joined has lost nothing by being sent before that.
         let joined_late = self.joined_at.is_some_and(|at| how.first_symbol < at + JOINING);
@@ -369,6 +399,7 @@ impl RecvSession {
         let intact = payload.len() == meta.length && meta.digest.is_none_or(|d| d == payload.digest());
         if intact {
             self.stats.objects_complete += 1;
+            self.stats.object_bytes.add_all(&how.bytes);
             self.finish(toi, Some(meta.clone()));
             self.events.push_back(Event::Complete { toi, meta, payload, how });
         } else {

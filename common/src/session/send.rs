@@ -5,9 +5,9 @@ mod outgoing;
 
 use crate::catalog::WireProfile;
 use crate::fec::partition::{raptorq_oti, source_oti};
-use crate::fec::raptorq::repair_symbols;
+use crate::fec::raptorq::{ESI_MULTICAST_END, repair_symbols};
 use crate::fec::{Blocks, EncodeJob, EncodeResult};
-use crate::ids::{Sbn, Toi, Tsi};
+use crate::ids::{Esi, Sbn, Toi, Tsi};
 use crate::limits;
 use crate::object::{Digest, Object};
 use crate::time::{Time, WallTime};
@@ -33,6 +33,9 @@ pub struct SendConfig {
     pub symbol_size: u16,
     /// Repair symbols per hundred source symbols (rounded up per block, at least 2 where not 0).
     pub repair_percent: u32,
+    /// Whether receivers are told how the repair flow cuts objects, also while the share is 0: without, only source symbols
+    /// (byte ranges) can complete an object.
+    pub repair_flow: bool,
     /// Pacing rate over both flows, UDP payload bit/s.
     pub rate_bps: u64,
     /// Most packets in one [`Transmit`] (one GSO call).
@@ -62,6 +65,7 @@ impl SendConfig {
             repair_tsi,
             symbol_size: limits::SYMBOL_SIZE_DEFAULT,
             repair_percent: 15,
+            repair_flow: true,
             rate_bps,
             max_segments: 16,
             session: 0,
@@ -107,6 +111,22 @@ pub enum Input {
         now: Time,
         /// The result.
         result: EncodeResult,
+    },
+    /// Receivers lack symbols of an object that was sent: fresh repair symbols for all of them.
+    Repair {
+        /// Now.
+        now: Time,
+        /// The object.
+        toi: Toi,
+        /// Its bytes again.
+        data: Bytes,
+        /// How many symbols of which blocks.
+        blocks: Vec<(Sbn, u32)>,
+    },
+    /// From now on, this many repair symbols per hundred source symbols.
+    Share {
+        /// As [`SendConfig::repair_percent`].
+        percent: u32,
     },
     /// The time asked for has come.
     Timeout {
@@ -179,8 +199,10 @@ pub enum Event {
 pub struct SendStats {
     /// UDP payload bytes by kind.
     pub source_bytes: u64,
-    /// Repair packets' bytes.
+    /// Repair packets' bytes, those that receivers asked for included.
     pub repair_bytes: u64,
+    /// Of these, those that receivers asked for.
+    pub requested_bytes: u64,
     /// FDT packets' bytes.
     pub fdt_bytes: u64,
     /// Packets of all kinds.
@@ -218,6 +240,7 @@ pub struct SendSession {
     /// FDT packets to send before anything else.
     fdt_packets: VecDeque<Vec<u8>>,
     identities: Identities,
+    next_job: u64,
     commands: VecDeque<EncodeJob>,
     events: VecDeque<Event>,
     /// Repair takes turns with source symbols of the next object.
@@ -235,7 +258,8 @@ struct Queued {
 #[derive(Debug)]
 struct Identities {
     next_toi: u32,
-    known: HashMap<Identity, (Toi, u32)>,
+    known: HashMap<Identity, Toi>,
+    used: HashMap<Toi, u32>,
     order: VecDeque<Identity>,
 }
 
@@ -244,37 +268,47 @@ type Identity = (String, Option<u64>, Option<Digest>);
 
 /// Objects remembered for a second sending: the oldest is forgotten (and would get a new TOI).
 const REMEMBERED_OBJECTS: usize = 65_536;
-/// Repair ESIs start again from the first after this many: far from the 24-bit bound.
-const REPAIR_ESI_WRAP: u32 = 1 << 22;
+/// Repair ESIs start again from the first after this many: K and a generous sending more are still multicast's.
+const REPAIR_ESI_WRAP: u32 = ESI_MULTICAST_END / 2;
 
 impl Identities {
-    /// TOI of this object, and the first repair symbol to send of it when `count` will be sent per block.
-    fn assign(&mut self, object: &Object, count: u32) -> (Toi, u32) {
+    fn assign(&mut self, object: &Object) -> Toi {
         let key = (object.meta.url.clone(), object.meta.range.map(|r| r.first), object.meta.digest);
-        if let Some((toi, used)) = self.known.get_mut(&key) {
-            let first = if *used > REPAIR_ESI_WRAP { 0 } else { *used };
-            *used = first + count;
-            return (*toi, first);
+        if let Some(toi) = self.known.get(&key) {
+            return *toi;
         }
         let toi = Toi(u128::from(self.next_toi));
         // TOI 0 is the FDT.
         self.next_toi = self.next_toi.checked_add(1).unwrap_or(1);
         if self.order.len() >= REMEMBERED_OBJECTS
             && let Some(old) = self.order.pop_front()
+            && let Some(old) = self.known.remove(&old)
         {
-            self.known.remove(&old);
+            self.used.remove(&old);
         }
-        self.known.insert(key.clone(), (toi, count));
+        self.known.insert(key.clone(), toi);
         self.order.push_back(key);
-        (toi, 0)
+        toi
+    }
+
+    /// The first of `count` repair symbols of each block of an object that were not sent before.
+    fn fresh(&mut self, toi: Toi, count: u32) -> u32 {
+        let used = self.used.entry(toi).or_default();
+        let first = if *used > REPAIR_ESI_WRAP { 0 } else { *used };
+        *used = first.saturating_add(count);
+        first
     }
 }
 
 impl SendSession {
     /// A session with nothing to send.
     pub fn new(config: SendConfig) -> SendSession {
-        let identities =
-            Identities { next_toi: config.first_toi.max(1), known: HashMap::new(), order: VecDeque::new() };
+        let identities = Identities {
+            next_toi: config.first_toi.max(1),
+            known: HashMap::new(),
+            used: HashMap::new(),
+            order: VecDeque::new(),
+        };
         SendSession {
             announcer: Announcer::new(&config),
             config,
@@ -286,6 +320,7 @@ impl SendSession {
             repairing: VecDeque::new(),
             fdt_packets: VecDeque::new(),
             identities,
+            next_job: 0,
             commands: VecDeque::new(),
             events: VecDeque::new(),
             repair_turn: false,
@@ -304,10 +339,15 @@ impl SendSession {
             }
             Input::Encoded { now, result } => {
                 self.now = now;
-                if let Some(repairing) = self.repairing_mut(result.toi) {
+                if let Some(repairing) = self.repairing.iter_mut().find(|r| r.id == result.id) {
                     repairing.add(result);
                 }
             }
+            Input::Repair { now, toi, data, blocks } => {
+                self.now = now;
+                self.repair(toi, &data, blocks);
+            }
+            Input::Share { percent } => self.config.repair_percent = percent.min(limits::REPAIR_PERCENT_MAX),
             Input::Timeout { now, wall } => (self.now, self.wall) = (now, wall),
         }
     }
@@ -362,7 +402,7 @@ impl SendSession {
         let code = raptorq.as_ref().and_then(|oti| Blocks::of(oti, u64::MAX).ok());
         let per_block =
             code.map_or(0, |b| repair_symbols(b.block_symbols(Sbn(0)), self.config.repair_percent));
-        let (toi, first) = self.identities.assign(&object, per_block);
+        let toi = self.identities.assign(&object);
         let no_code = source_oti(length, size);
         let (oti, fec) = match (self.config.profile, raptorq) {
             (WireProfile::FluteRaptorq, Some(oti)) => (oti, RAPTORQ),
@@ -373,12 +413,16 @@ impl SendSession {
             return self.refuse(length);
         };
         self.events.push_back(Event::Started { tag, toi });
-        let repair_oti = raptorq.filter(|_| self.config.profile == WireProfile::Mabr && per_block > 0);
+        let repair_oti =
+            raptorq.filter(|_| self.config.profile == WireProfile::Mabr && self.config.repair_flow);
         self.announcer.add(toi, object.meta.clone(), oti, repair_oti);
         self.queue_fdt(length);
         if let Some((code, oti)) = code.filter(|_| per_block > 0).zip(raptorq) {
-            self.ask_repair(toi, &object.data, &code, first);
-            self.repairing.push_back(Repairing::new(tag, toi, oti, code, length));
+            let percent = self.config.repair_percent;
+            let wanted =
+                (0..code.count()).map(|i| (Sbn(i), repair_symbols(code.block_symbols(Sbn(i)), percent)));
+            let id = self.ask_repair(toi, &object.data, &code, wanted.collect());
+            self.repairing.push_back(Repairing::new(id, Some((tag, length)), toi, oti, code.count()));
         }
         self.sending = Some(Sending::new(tag, toi, fec, blocks, code.unwrap_or(blocks), object.data));
         true
@@ -390,26 +434,39 @@ impl SendSession {
         true
     }
 
-    fn ask_repair(&mut self, toi: Toi, data: &Bytes, code: &Blocks, first: u32) {
-        for sbn in (0..code.count()).map(Sbn) {
-            let from = usize::try_from(code.block_offset(sbn)).unwrap_or(usize::MAX);
-            let len = usize::try_from(code.block_bytes(sbn)).unwrap_or(usize::MAX);
-            let symbols = code.block_symbols(sbn);
-            self.commands.push_back(EncodeJob {
-                toi,
-                sbn,
-                data: data.slice(from..from + len),
-                symbols,
-                symbol_size: code.symbol_size(),
-                first,
-                count: repair_symbols(symbols, self.config.repair_percent),
-            });
+    /// Has fresh symbols made; returns the handle of the jobs.
+    fn ask_repair(&mut self, toi: Toi, data: &Bytes, code: &Blocks, wanted: Vec<(Sbn, u32)>) -> u64 {
+        self.next_job += 1;
+        let first = self.identities.fresh(toi, wanted.iter().map(|(_, n)| *n).max().unwrap_or(0));
+        for (sbn, count) in wanted {
+            let from = Esi(code.block_symbols(sbn).saturating_add(first));
+            if let Some(job) = EncodeJob::of_object(toi, data, code, sbn, from, count) {
+                self.commands.push_back(EncodeJob { id: self.next_job, ..job });
+            }
         }
+        self.next_job
+    }
+
+    /// Repair symbols that receivers asked for: at once, as fast as the flow allows.
+    fn repair(&mut self, toi: Toi, data: &Bytes, mut wanted: Vec<(Sbn, u32)>) {
+        let Some(oti) = raptorq_oti(data.len() as u64, self.config.symbol_size) else { return };
+        let Ok(code) = Blocks::of(&oti, u64::MAX) else { return };
+        wanted.retain(|(sbn, n)| sbn.0 < code.count() && *n > 0);
+        wanted.sort_unstable();
+        wanted.dedup_by_key(|(sbn, _)| *sbn);
+        if wanted.is_empty() {
+            return;
+        }
+        let blocks = wanted.len() as u32; // at most 255
+        let id = self.ask_repair(toi, data, &code, wanted);
+        let mut repairing = Repairing::new(id, None, toi, oti, blocks);
+        repairing.release(self.now, Duration::ZERO);
+        self.repairing.push_back(repairing);
     }
 
     fn repairing_mut(&mut self, toi: Toi) -> Option<&mut Repairing> {
         // The newest of this TOI: an object may be sent again while its last repair symbols are still leaving.
-        self.repairing.iter_mut().rev().find(|r| r.toi == toi)
+        self.repairing.iter_mut().rev().find(|r| r.toi == toi && r.object.is_some())
     }
 
     fn queue_fdt(&mut self, object_length: u64) {
@@ -515,6 +572,9 @@ impl SendSession {
             let packets = repairing.write(tsi, close, batch, self.now, buf);
             segment_size = buf.len() / packets.max(1);
             self.stats.packets += packets as u64;
+            if repairing.object.is_none() {
+                self.stats.requested_bytes += buf.len() as u64;
+            }
         }
         self.stats.repair_bytes += buf.len() as u64;
         let flow = match self.config.profile {
@@ -527,8 +587,10 @@ impl SendSession {
     /// Ends the first object whose repair symbols have all left.
     fn finish_repaired(&mut self) -> bool {
         let Some(i) = self.repairing.iter().position(Repairing::is_done) else { return false };
-        if let Some(done) = self.repairing.remove(i) {
-            self.sent(done.tag, done.toi, done.length);
+        if let Some(done) = self.repairing.remove(i)
+            && let Some((tag, length)) = done.object
+        {
+            self.sent(tag, done.toi, length);
         }
         true
     }

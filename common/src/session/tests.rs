@@ -2,12 +2,16 @@
 
 use crate::catalog::WireProfile;
 use crate::drop::DropReason;
-use crate::ids::Toi;
+use crate::fec::partition::raptorq_oti;
+use crate::fec::raptorq::ESI_MOQ_END;
+use crate::fec::{Blocks, EncodeJob};
+use crate::ids::{Esi, Sbn, Toi};
 use crate::object::Object;
+use crate::session::recv::Path;
 use crate::session::send::FlowKind;
 use crate::testing::{Pair, by_url, configs, noise, seed, segment};
 use crate::time::Time;
-use crate::wire::alc::AlcPacket;
+use crate::wire::alc::{AlcPacket, PayloadId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use str0m_netem::{GilbertElliot, LossModel, NetemConfig, Probability, RandomLoss};
@@ -321,6 +325,88 @@ fn fetched_bytes_enter_the_same_decoder() {
     assert_eq!(pair.log.complete.len(), 1);
     let how = pair.log.complete[0].4;
     assert!(how.fetched > 0 && how.recovered > 0, "{how:?}");
+}
+
+#[test]
+fn symbols_of_any_way_enter_the_same_decoder_and_are_counted_apart() {
+    let (mut send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    send.repair_percent = 5;
+    let mut pair = Pair::new(send, recv, lossy(seed(9), 0.15));
+    let object = segment(0, 2_000_000);
+    pair.send(object.clone());
+    pair.run_for(Duration::from_secs(2));
+    let toi = Toi(1000);
+    let lack = pair.receiver.lack(toi).expect("in flight");
+    assert!(lack.fountain && lack.superseded.is_none() && lack.blocks.len() == 2, "{lack:?}");
+    let blocks = Blocks::of(&raptorq_oti(2_000_000, 1344).expect("codable"), u64::MAX).expect("valid");
+    for (i, (block, path)) in lack.blocks.iter().zip([Path::Sender, Path::Moq]).enumerate() {
+        let count = block.missing + 2;
+        let from = Esi(ESI_MOQ_END + 7);
+        let job = EncodeJob::of_object(toi, &object.data, &blocks, block.sbn, from, count).expect("a block");
+        let symbols: Vec<u8> = job.run().repair.into_iter().flat_map(|(_, s)| s).collect();
+        assert_eq!(pair.log.complete.len(), 0, "before block {i}");
+        pair.symbols(toi, path, PayloadId { sbn: block.sbn, esi: from }, &symbols);
+        pair.run_for(Duration::from_millis(100));
+    }
+    let (_, _, _, payload, how) = &pair.log.complete[0];
+    assert!(payload.to_bytes() == object.data);
+    assert_eq!(how.bytes.total(), 2_000_000, "every byte came some way");
+    for (path, block) in [(Path::Sender, &lack.blocks[0]), (Path::Moq, &lack.blocks[1])] {
+        assert_eq!(how.bytes.get(path), u64::from(block.missing + 2) * 1344);
+    }
+    assert_eq!(pair.receiver.stats().object_bytes, how.bytes);
+}
+
+#[test]
+fn hostile_symbols_of_another_way_are_refused_and_counted() {
+    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    let mut pair = Pair::new(send, recv, lossy(1, 0.5));
+    pair.send(segment(0, 2_000_000));
+    pair.run_for(Duration::from_secs(2));
+    let id = |sbn, esi| PayloadId { sbn: Sbn(sbn), esi: Esi(esi) };
+    pair.symbols(Toi(1000), Path::Sender, id(2, 5000), &[0; 1344]);
+    pair.symbols(Toi(1000), Path::Sender, id(0, 5000), &[0; 1343]);
+    pair.symbols(Toi(1000), Path::Sender, id(u32::MAX, u32::MAX), &[0; 2688]);
+    pair.symbols(Toi(77), Path::Sender, id(0, 0), &[0; 1344]);
+    let drops = &pair.receiver.stats().drops;
+    assert_eq!(drops.get(DropReason::BadPayloadId) + drops.get(DropReason::BadSymbolLength), 3, "{drops:?}");
+}
+
+#[test]
+fn repair_on_request_is_fresh_and_completes_what_the_stream_could_not() {
+    for profile in PROFILES {
+        let (mut send, recv) = configs(profile, 32 * MBIT);
+        send.repair_percent = 10;
+        let mut pair = Pair::new(send, recv, lossy(seed(12), 0.2));
+        let object = segment(0, 2_000_000);
+        pair.send(object.clone());
+        pair.run_for(Duration::from_secs(2));
+        let lack = pair.receiver.lack(Toi(1000)).expect("in flight");
+        let wanted: Vec<(Sbn, u32)> =
+            lack.blocks.iter().map(|b| (b.sbn, b.missing * 4 / 3 + 10)).chain([(Sbn(9), 50)]).collect();
+        let before = pair.sender.stats().clone();
+        pair.repair(Toi(1000), &object.data, wanted);
+        pair.run_for(Duration::from_secs(1));
+        assert_all_arrived(&pair, &[object]);
+        let (after, drops) = (pair.sender.stats(), &pair.receiver.stats().drops);
+        assert_eq!(after.objects, before.objects, "it is no object of its own");
+        assert_eq!(after.requested_bytes, after.repair_bytes - before.repair_bytes);
+        assert_eq!(drops.get(DropReason::Duplicate), 0, "{profile:?}: nothing was sent twice");
+    }
+}
+
+#[test]
+fn the_repair_share_follows_what_it_is_told() {
+    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    let mut pair = Pair::new(send, recv, link(1));
+    let mut repair = Vec::new();
+    for percent in [15, 0, 40] {
+        pair.share(percent);
+        let before = pair.sender.stats().repair_bytes;
+        live(&mut pair, u64::from(percent), 1, 1_000_000);
+        repair.push((pair.sender.stats().repair_bytes - before) / 10_000);
+    }
+    assert!((15..18).contains(&repair[0]) && repair[1] == 0 && (40..46).contains(&repair[2]), "{repair:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::store::Class;
 use crate::urls::{Owner, RenditionKey};
 use bytes::Bytes;
 use mahp_common::catalog::{Channel, Role};
-use mahp_common::session::recv::Progress;
+use mahp_common::session::recv::{Path, Progress};
 use mahp_common::{Digest, ObjectKind, ObjectMeta, Payload, Time, Toi};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +100,12 @@ impl Library for Hub {
         let bytes = Bytes::copy_from_slice(bytes);
         for flight in flights.iter().filter(|f| is_same(&f.meta, &plan.meta) || f.meta == plan.meta) {
             if let Some(flow) = state.renditions.get(&flight.rendition).and_then(|e| e.flow.as_ref()) {
-                flow.tell(Control::Bytes { toi: flight.toi, offset, bytes: bytes.clone() });
+                flow.tell(Control::Bytes {
+                    toi: flight.toi,
+                    path: Path::Origin,
+                    offset,
+                    bytes: bytes.clone(),
+                });
             }
         }
     }

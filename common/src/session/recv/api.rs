@@ -1,11 +1,13 @@
 //! What goes into the receiving engine and what comes out.
 
+use super::path::{ByPath, Path};
 use crate::drop::{DropCounters, DropReason};
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Toi, Tsi};
 use crate::limits;
 use crate::object::{ObjectMeta, Payload};
 use crate::time::{Time, WallTime};
+use crate::wire::alc::PayloadId;
 use std::time::Duration;
 
 /// Parameters of a [`RecvSession`].
@@ -60,16 +62,32 @@ pub enum Input<'a> {
         /// The datagram.
         datagram: &'a [u8],
     },
-    /// Bytes of an object that came another way (HTTP range, MoQ): whole source symbols in them are used.
+    /// Bytes of an object that came another way (HTTP range): whole source symbols in them are used.
     Bytes {
         /// Now.
         now: Time,
         /// The object.
         toi: Toi,
+        /// Which way.
+        path: Path,
         /// Offset of `bytes` in the object.
         offset: u64,
         /// The bytes.
         bytes: &'a [u8],
+    },
+    /// Encoding symbols of one block that came another way (repair service, MoQ): of consecutive ESIs, each T bytes long.
+    /// They enter the decoder that the packets feed.
+    Symbols {
+        /// Now.
+        now: Time,
+        /// The object.
+        toi: Toi,
+        /// Which way.
+        path: Path,
+        /// The block, and the ESI of the first.
+        first: PayloadId,
+        /// One after the other.
+        symbols: &'a [u8],
     },
     /// Result of [`Command::Decode`].
     Decoded {
@@ -176,8 +194,10 @@ pub struct Reception {
     pub repair_received: u64,
     /// Source symbols rebuilt by the FEC decoder.
     pub recovered: u64,
-    /// Source symbols that came by `Input::Bytes`.
+    /// Symbols that came another way than by multicast.
     pub fetched: u64,
+    /// Bytes of the object by way; they add up to its length.
+    pub bytes: ByPath,
 }
 
 /// State of an object under assembly, for deadlines and repair.
@@ -215,6 +235,8 @@ pub struct RecvStats {
     pub expected_symbols: u64,
     /// Source symbols the decoder rebuilt.
     pub recovered_symbols: u64,
+    /// Bytes of complete objects by way.
+    pub object_bytes: ByPath,
     /// Objects complete.
     pub objects_complete: u64,
     /// Objects given up.

@@ -4,6 +4,7 @@
 //! something, and only while it runs. Buffers are made when a block's first symbol arrives, so an OTI that promises much
 //! costs nothing until symbols come.
 
+use super::path::{BlockLack, ByPath, Path};
 use crate::drop::DropReason;
 use crate::fec::raptorq::Bitmap;
 use crate::fec::{Blocks, DecodeJob, DecodeResult};
@@ -20,13 +21,6 @@ use std::time::Duration;
 const SURPLUS_SYMBOLS: u32 = 14;
 /// A block with K symbols but less than the surplus is solved when nothing came for this long.
 pub(super) const SOLVE_DELAY: Duration = Duration::from_millis(20);
-
-/// Which way a symbol came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Path {
-    Multicast,
-    Fetched,
-}
 
 /// How an object is cut, from FDT and EXT_FTI.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +69,16 @@ impl Cut {
         }
     }
 
+    /// How memory is cut: the RaptorQ blocks where there is RaptorQ.
+    pub(super) const fn storage(&self) -> &Blocks {
+        &self.storage
+    }
+
+    /// Whether repair symbols can be used.
+    pub(super) const fn is_fountain(&self) -> bool {
+        self.raptorq
+    }
+
     fn same_size(&self, b: &Blocks) -> bool {
         b.transfer_length() == self.storage.transfer_length() && b.symbol_size() == self.storage.symbol_size()
     }
@@ -117,14 +121,19 @@ pub(super) struct Assembly {
     /// Memory held: buffers and symbols.
     pub(super) bytes: u64,
     pub(super) meta: Option<ObjectMeta>,
+    pub(super) since: Time,
     pub(super) first_symbol: Option<Time>,
     /// Its first source symbol was the first to come.
     pub(super) from_start: bool,
     pub(super) last_symbol: Time,
+    /// When the sender was heard to begin a later object.
+    pub(super) superseded: Option<Time>,
     pub(super) source_received: u64,
     pub(super) repair_received: u64,
     pub(super) recovered: u64,
+    /// Symbols that came another way than by multicast, and their bytes.
     pub(super) fetched: u64,
+    fetched_bytes: ByPath,
 }
 
 /// What became of a symbol.
@@ -154,13 +163,16 @@ impl Assembly {
             done: 0,
             bytes: 0,
             meta: None,
+            since: now,
             first_symbol: None,
             from_start: false,
             last_symbol: now,
+            superseded: None,
             source_received: 0,
             repair_received: 0,
             recovered: 0,
             fetched: 0,
+            fetched_bytes: ByPath::default(),
         }
     }
 
@@ -278,7 +290,10 @@ impl Assembly {
         match (stored, path) {
             (Stored::Source, Path::Multicast) => self.source_received += 1,
             (Stored::Repair, Path::Multicast) => self.repair_received += 1,
-            (_, Path::Fetched) => self.fetched += 1,
+            (_, Path::Sender | Path::Origin | Path::Moq) => {
+                self.fetched += 1;
+                self.fetched_bytes.add(path, place.len as u64);
+            }
         }
         if complete {
             self.finish_block(place.sbn);
@@ -375,31 +390,45 @@ impl Assembly {
         }))
     }
 
-    /// Symbols needed per block: (block, K, symbols there, how many are repair).
-    fn shortage(&self) -> impl Iterator<Item = (Sbn, u32, u32, u32)> + '_ {
+    /// Blocks that still need symbols.
+    pub(super) fn shortage(&self) -> impl Iterator<Item = BlockLack> + '_ {
         (0u32..).zip(&self.blocks).filter_map(|(i, block)| {
             let symbols = self.cut.storage.block_symbols(Sbn(i));
-            match block {
-                Block::Empty => Some((Sbn(i), symbols, 0, 0)),
-                Block::Collecting(c) => Some((Sbn(i), symbols, c.symbols(), c.repair.len() as u32)),
-                Block::Solving | Block::Done(_) => None,
-            }
+            let (held, repair_held, tried_with) = match block {
+                Block::Empty => (0, 0, 0),
+                Block::Collecting(c) => (c.symbols(), c.repair.len() as u32, c.tried_with),
+                Block::Solving | Block::Done(_) => return None,
+            };
+            let need = symbols.max(if tried_with > 0 { tried_with + 1 } else { 0 });
+            Some(BlockLack { sbn: Sbn(i), symbols, held, repair_held, missing: need.saturating_sub(held) })
         })
     }
 
     /// Symbols still needed, over all blocks.
     pub(super) fn missing_symbols(&self) -> u64 {
-        self.shortage().map(|(_, need, have, _)| u64::from(need.saturating_sub(have))).sum()
+        self.shortage().map(|b| u64::from(b.missing)).sum()
+    }
+
+    /// Bytes of the object by the way they came, adding up to its length: what was not fetched is multicast's, rebuilt symbols
+    /// included.
+    pub(super) fn bytes_by_path(&self) -> ByPath {
+        let (mut out, mut left) = (ByPath::default(), self.length());
+        for (path, bytes) in self.fetched_bytes.iter() {
+            out.add(path, bytes.min(left));
+            left -= bytes.min(left);
+        }
+        out.add(Path::Multicast, left);
+        out
     }
 
     /// Byte ranges whose source symbols would complete the object: what each block lacks, and two symbols more where repair
     /// symbols take part (RaptorQ fails with exactly K in one case of 200).
     pub(super) fn missing_ranges(&self, merge: u64) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (sbn, need, have, repair) in self.shortage() {
-            let spare = if repair > 0 { 2 } else { 0 };
-            let lacking = (need + spare).saturating_sub(have) as usize;
-            let missing = (0..need).filter(|esi| !self.has(sbn, Esi(*esi))).take(lacking);
+        for BlockLack { sbn, symbols, repair_held, missing, .. } in self.shortage() {
+            let spare = if repair_held > 0 { 2 } else { 0 };
+            let lacking = (missing + spare) as usize;
+            let missing = (0..symbols).filter(|esi| !self.has(sbn, Esi(*esi))).take(lacking);
             for esi in missing {
                 let first = self.cut.storage.block_offset(sbn)
                     + u64::from(esi) * u64::from(self.cut.storage.symbol_size());

@@ -132,10 +132,22 @@ impl RecvSession {
             let cut = Cut::new(file.oti.as_ref(), file.repair_oti.as_ref(), self.config.max_object_bytes)?;
             self.attach(toi, cut, file)?;
         }
+        self.supersede(toi, newest);
         self.events.push_back(Event::Announced { toi, meta, newest });
         self.replay_held(toi);
         self.after_symbol(toi);
         Ok(())
+    }
+
+    /// An object begins: those before it have had their time. One that is not the newest was sent before.
+    fn supersede(&mut self, toi: Toi, newest: bool) {
+        let now = self.now;
+        let over = self.objects.iter_mut().filter(|(other, _)| (**other == toi) != newest);
+        for (_, object) in over {
+            if object.meta.is_some() {
+                object.superseded.get_or_insert(now);
+            }
+        }
     }
 
     /// A description without OTI: the EXT_FTI of a packet completes it.

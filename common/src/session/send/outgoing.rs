@@ -124,9 +124,11 @@ impl Sending {
 /// Repair symbols of one object.
 #[derive(Debug)]
 pub(super) struct Repairing {
-    pub(super) tag: ObjectTag,
+    /// Handle of its encode jobs.
+    pub(super) id: u64,
+    /// The object whose sending this ends: driver's handle and length. None: symbols that receivers asked for.
+    pub(super) object: Option<(ObjectTag, u64)>,
     pub(super) toi: Toi,
-    pub(super) length: u64,
     oti: Oti,
     waiting: u32,
     blocks: BTreeMap<u32, VecDeque<(Esi, Vec<u8>)>>,
@@ -144,17 +146,15 @@ struct Release {
 }
 
 impl Repairing {
-    pub(super) fn new(tag: ObjectTag, toi: Toi, oti: Oti, code: Blocks, length: u64) -> Repairing {
-        Repairing {
-            tag,
-            toi,
-            length,
-            oti,
-            waiting: code.count(),
-            blocks: BTreeMap::new(),
-            left: 0,
-            released: None,
-        }
+    /// `blocks`: how many encode jobs there are.
+    pub(super) fn new(
+        id: u64,
+        object: Option<(ObjectTag, u64)>,
+        toi: Toi,
+        oti: Oti,
+        blocks: u32,
+    ) -> Repairing {
+        Repairing { id, object, toi, oti, waiting: blocks, blocks: BTreeMap::new(), left: 0, released: None }
     }
 
     pub(super) fn add(&mut self, result: EncodeResult) {
