@@ -60,9 +60,13 @@ pub struct Channel {
     /// Query parameters that identify viewers, not content: not part of cache keys.
     #[serde(default)]
     pub token_parameters: Vec<String>,
-    /// Base URL of the sender's repair service.
+    /// Where symbols and bytes of objects can be had by HTTP; a receiver asks one at random, by weight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repair_servers: Vec<RepairServer>,
+    /// Where receivers report what they lack and how they receive; none: nowhere. May be relative, as
+    /// [`RepairServer::url`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repair_url: Option<String>,
+    pub report_url: Option<String>,
     /// URL of the MoQ publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moq_url: Option<String>,
@@ -70,6 +74,20 @@ pub struct Channel {
     pub target_duration_ms: u64,
     /// One flow each. The rendition of role `manifest`, where there is one, carries the master playlist or MPD.
     pub renditions: Vec<Rendition>,
+}
+
+/// A repair server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairServer {
+    /// Base URL, ends with `/`. May be relative to the URL of the description.
+    pub url: String,
+    /// Its share of the requests, relative to the others'; 0: never.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// Packaging format of a channel.
@@ -265,6 +283,14 @@ impl SessionDescription {
                     "channel `{}` has {} renditions",
                     channel.name,
                     channel.renditions.len()
+                ));
+            }
+            if channel.repair_servers.len() > limits::DESCRIPTION_REPAIR_SERVERS {
+                return invalid(format!(
+                    "channel `{}` has {} repair servers; the limit is {}",
+                    channel.name,
+                    channel.repair_servers.len(),
+                    limits::DESCRIPTION_REPAIR_SERVERS
                 ));
             }
             for rendition in &channel.renditions {

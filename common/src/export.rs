@@ -134,17 +134,13 @@ fn error_correction(xml: &mut Xml, flow: &Flow) {
     });
 }
 
-/// Without `BaseURL` a gateway asks the origin for the object's own URL.
+/// Without `BaseURL` a gateway asks the origin for the object's own URL. Our repair servers name objects by TSI and TOI.
 fn unicast_repair(xml: &mut Xml, channel: &Channel) {
     let patience = channel.target_duration_ms.to_string();
     let random = (channel.target_duration_ms / 4).to_string();
     let attributes =
         [("transportObjectReceptionTimeout", patience.as_str()), ("randomBackOffPeriod", random.as_str())];
-    xml.element("UnicastRepairParameters", &attributes, |xml| {
-        if let Some(url) = &channel.repair_url {
-            xml.text_element("BaseURL", &[], url);
-        }
-    });
+    xml.empty_element("UnicastRepairParameters", &attributes);
 }
 
 fn component(xml: &mut Xml, channel: &Channel, rendition: &Rendition, id: &str) {

@@ -4,7 +4,7 @@ use crate::cli::Cli;
 use crate::http::Rungs;
 use crate::joins::Policy;
 use mahp_common::auth::VerifyingKey;
-use mahp_runtime::config::{ByteSize, Span};
+use mahp_runtime::config::{BitRate, ByteSize, Span};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
 use mahp_runtime::settings::{self, Place};
@@ -139,6 +139,12 @@ pub struct Settings {
     /// Fetch from origins what multicast does not bring [default: on]
     #[arg(long, env = "MAHP_RECEIVER_UNICAST", value_name = "SWITCH")]
     pub unicast: Option<Switch>,
+    /// Report losses to the sender, and ask its repair servers [default: on]
+    #[arg(long, env = "MAHP_RECEIVER_REPAIR", value_name = "SWITCH")]
+    pub repair: Option<Switch>,
+    /// Most that repair fetches by unicast [default: 16 Mbit/s]
+    #[arg(long, env = "MAHP_RECEIVER_REPAIR_RATE", value_name = "RATE")]
+    pub repair_rate: Option<BitRate>,
     /// Longest time that a request waits for multicast, 8s at most [default: 8s]
     #[arg(long, env = "MAHP_RECEIVER_HOLD", value_name = "TIME")]
     pub hold: Option<Span>,
@@ -217,6 +223,8 @@ pub struct Config {
     pub insecure: bool,
     /// `unicast`.
     pub unicast: bool,
+    /// `repair`, `repair-rate`, and `unicast` again.
+    pub recovery: crate::recovery::Options,
     /// `hold`.
     pub hold: Duration,
     /// `rungs`.
@@ -315,6 +323,11 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
         require_auth: s.require_auth.is_some_and(|x| x.0),
         insecure: s.insecure.is_some_and(|x| x.0),
         unicast: s.unicast.is_none_or(|x| x.0),
+        recovery: crate::recovery::Options {
+            sender: s.repair.is_none_or(|x| x.0),
+            unicast: s.unicast.is_none_or(|x| x.0),
+            bytes_per_sec: s.repair_rate.map_or(16_000_000, |r| r.0) as f64 / 8.0,
+        },
         hold,
         rungs: s.rungs.unwrap_or_default(),
         recv_buffer: s.recv_buffer.map_or(4 << 20, |b| usize::try_from(b.0).unwrap_or(usize::MAX)),
@@ -416,6 +429,8 @@ impl Settings {
             require_auth: self.require_auth.or(other.require_auth),
             insecure: self.insecure.or(other.insecure),
             unicast: self.unicast.or(other.unicast),
+            repair: self.repair.or(other.repair),
+            repair_rate: self.repair_rate.or(other.repair_rate),
             hold: self.hold.or(other.hold),
             recv_buffer: self.recv_buffer.or(other.recv_buffer),
             latency: self.latency.or(other.latency),

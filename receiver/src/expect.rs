@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// An object at the live edge is waited for at most this much longer than the cadence says.
 const SLACK_MAX: Duration = Duration::from_millis(2500);
-/// A rendition is silent after this, or 1.5 target durations if that is longer.
+/// A rendition is silent after this, or 1.5 target durations (1.5 s more than one at most) if that is longer.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
 /// A described object whose first symbol is not here after this was missed.
 const START_MAX: Duration = Duration::from_millis(1500);
@@ -284,7 +284,8 @@ impl Hearing {
     }
 
     fn silence_limit(&self) -> Duration {
-        SILENCE_MIN.max(self.target * 3 / 2)
+        // Within two seconds after what the announced interval promised.
+        SILENCE_MIN.max((self.target * 3 / 2).min(self.target + Duration::from_millis(1500)))
     }
 }
 

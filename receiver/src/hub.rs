@@ -9,6 +9,7 @@ mod history;
 mod intake;
 mod observe;
 mod offer;
+pub mod recover;
 mod stats;
 
 use crate::config::SessionSource;
@@ -25,6 +26,7 @@ use history::Rings;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Channel, Rendition, Role, SessionDescription};
 use mahp_common::drop::DropCounters;
+use mahp_common::repair::plan::ObjectKey;
 use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
@@ -86,6 +88,10 @@ struct State {
     store: Store,
     manifests: HashMap<ResourceKey, ManifestInfo>,
     flights: HashMap<ResourceKey, Vec<Flight>>,
+    /// Number of the last flight.
+    flown: u64,
+    /// Until when the recovery does something for objects in flight.
+    hopes: HashMap<ObjectKey, Time>,
     /// Where objects of films in the store came from, so that they can be collected again once they have left it.
     origins: HashMap<PieceKey, (RenditionKey, Toi)>,
     /// Objects to collect again when they come round, from a time on; in order of time.
@@ -115,6 +121,10 @@ struct Entry {
     hearing: Hearing,
     flow: Option<Arc<Shared>>,
     joined_at: Option<Time>,
+    /// First packet since the join.
+    first_packet: Option<Time>,
+    /// Somebody asked for something of it.
+    wanted_at: Option<Time>,
     error: String,
     allotted: u64,
     stats: RenditionStats,
@@ -130,6 +140,10 @@ struct Flight {
     meta: ObjectMeta,
     /// When it was described.
     at: Time,
+    /// Tells flights apart.
+    number: u64,
+    /// A player asked for it.
+    asked_at: Option<Time>,
 }
 
 #[derive(Clone, Debug)]
@@ -157,6 +171,8 @@ impl Hub {
             store: Store::new(options.memory, false),
             manifests: HashMap::new(),
             flights: HashMap::new(),
+            flown: 0,
+            hopes: HashMap::new(),
             origins: HashMap::new(),
             reopen: VecDeque::new(),
             assembly_free: options.assembly_memory,
@@ -231,6 +247,7 @@ impl Hub {
         if let Some(entry) = state.renditions.get_mut(key) {
             entry.hearing.joined(now);
             entry.joined_at = Some(now);
+            entry.first_packet = None;
             entry.error.clear();
             entry.stats.begin();
             entry.flow = Some(flow);
@@ -376,6 +393,7 @@ impl Entry {
     fn listen(&mut self) {
         if let Some(at) = self.flow.as_ref().and_then(|f| f.last_packet()) {
             self.hearing.packets(at);
+            self.first_packet.get_or_insert(at);
         }
     }
 

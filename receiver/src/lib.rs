@@ -18,6 +18,7 @@ pub mod joins;
 pub mod library;
 pub mod origin;
 pub mod page;
+pub mod recovery;
 pub mod run;
 pub mod served;
 pub mod snapshot;

@@ -10,6 +10,7 @@ use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
 use crate::origin::upstream::Web;
 use crate::page::Page;
+use crate::recovery::Recovery;
 use crate::served::Served;
 use crate::store::disk::{Disk, Job};
 use crate::urls::RenditionKey;
@@ -87,7 +88,10 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     tasks.spawn(ticks(hub.clone(), stop.clone()));
     let upstream = Web::new(fetcher(), Fetcher::guarded(USER_AGENT, front_options.allow_origins.names()));
     let page = Page::new(hub.clone(), stop.clone());
-    let front = Front::new(hub.clone(), Arc::new(upstream), served, clock, front_options, Some(page));
+    let front = Front::new(hub.clone(), Arc::new(upstream), served.clone(), clock, front_options, Some(page));
+    let recovery = Recovery::new(hub.clone(), front.origins(), served, clock, fetcher(), config.recovery);
+    let recovery_stop = stop.clone();
+    tasks.spawn(async move { recovery_stop.run_until_cancelled(recovery.run()).await });
     tasks.spawn(http::server::serve(listener, front, stop.clone()));
     Ok(Receiver { hub, http: http_address, admin: admin_address, tasks, stop })
 }

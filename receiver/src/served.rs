@@ -21,6 +21,8 @@ pub enum Why {
     Fallback,
     /// Byte ranges for an object under assembly.
     Repair,
+    /// Symbols and byte ranges of the sender's repair servers.
+    Sender,
     /// Playlists and MPDs.
     Manifest,
     /// Decryption keys.
@@ -33,6 +35,7 @@ impl Why {
         match self {
             Why::Fallback => "fallback",
             Why::Repair => "repair",
+            Why::Sender => "sender",
             Why::Manifest => "manifest",
             Why::Key => "key",
         }

@@ -9,12 +9,14 @@ use crate::origin::live::{FollowOptions, follow, follow_manifest};
 use crate::origin::vod::{self, Timeline};
 use crate::origin::{Origin, dash, hls};
 use crate::plan::{Plan, Planned, Planner};
+use crate::repair::Service;
 use crate::sink::ObjectSink;
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
 use mahp_common::Tsi;
 use mahp_common::catalog::{Channel, Rendition, Role};
+use mahp_common::repair::share::ShareConfig;
 use mahp_common::session::send::SendConfig;
 use mahp_runtime::fetch::Fetcher;
 use std::future::Future;
@@ -38,6 +40,8 @@ pub struct Channels {
     pub shared: Shared,
     /// HTTP client.
     pub fetcher: Fetcher,
+    /// What receivers lack.
+    pub repair: Arc<Service>,
     /// What carousels keep.
     pub spool: Spool,
     /// Identity of this run.
@@ -75,7 +79,8 @@ impl Channels {
     pub fn announce(&self, tasks: &mut Tasks, plan: &Plan) {
         let key = self.issuer.key.clone();
         let (flow, config) = description::announcement(plan, self.session, self.first_toi(), key);
-        let (task, sink) = FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config);
+        let (task, sink) =
+            FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config, None);
         tasks.background("announcement flow", task.run(self.stop.clone()));
         tasks.background("announcement", description::carry(Arc::new(sink), self.published.subscribe()));
     }
@@ -85,7 +90,7 @@ impl Channels {
         let channel = &planned.channel;
         match (found.live, found.mpd.is_some()) {
             (true, false) => self.live_hls(tasks, channel, config, found),
-            (true, true) => self.live_dash(tasks, channel, found),
+            (true, true) => self.live_dash(tasks, channel, config, found),
             (false, _) => self.vod(tasks, planned, config, &found),
         }
     }
@@ -93,7 +98,7 @@ impl Channels {
     fn live_hls(&self, tasks: &mut Tasks, channel: &Channel, config: &ChannelConfig, found: Found) {
         let options = FollowOptions { carry_keys: config.carry_keys };
         if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(channel)) {
-            let (origin, sink) = self.flow(tasks, channel, r);
+            let (origin, sink) = self.flow(tasks, channel, r, config);
             tasks.background(
                 "master playlist",
                 follow_manifest(origin, Arc::new(sink), manifest.url, manifest.object),
@@ -102,25 +107,25 @@ impl Channels {
         for f in found.renditions {
             let Some(r) = by_id(channel, &f.id) else { continue };
             let What::Hls(rendition) = f.what else { continue };
-            let (origin, sink) = self.flow(tasks, channel, r);
+            let (origin, sink) = self.flow(tasks, channel, r, config);
             self.work(tasks, channel, r, follow(origin, Arc::new(sink), *rendition, options));
         }
     }
 
-    fn live_dash(&self, tasks: &mut Tasks, channel: &Channel, found: Found) {
+    fn live_dash(&self, tasks: &mut Tasks, channel: &Channel, config: &ChannelConfig, found: Found) {
         let (Some((first, ladder)), Some(manifest), Some(r)) =
             (found.mpd, found.manifest, manifest_rendition(channel))
         else {
             return;
         };
-        let (origin, sink) = self.flow(tasks, channel, r);
+        let (origin, sink) = self.flow(tasks, channel, r, config);
         let (reports, progress): (Vec<_>, Vec<_>) =
             found.renditions.iter().map(|_| watch::channel(0)).unzip();
         let (mpd, feed) = MpdFollower::new(origin, Arc::new(sink), manifest.url, first, progress);
         for (f, report) in found.renditions.iter().zip(reports) {
             let Some(r) = by_id(channel, &f.id) else { continue };
             let What::Dash(rung) = f.what else { continue };
-            let (origin, sink) = self.flow(tasks, channel, r);
+            let (origin, sink) = self.flow(tasks, channel, r, config);
             let task = dash_live::follow(origin, Arc::new(sink), feed.clone(), ladder.clone(), rung, report);
             self.work(tasks, channel, r, task);
         }
@@ -137,7 +142,7 @@ impl Channels {
             repeat: config.repeat,
         };
         if let (Some(manifest), Some(r)) = (&found.manifest, manifest_rendition(channel)) {
-            let (_, sink) = self.flow(tasks, channel, r);
+            let (_, sink) = self.flow(tasks, channel, r, config);
             tasks.background(
                 "manifest",
                 vod::repeat(self.shared.clock, Arc::new(sink), manifest.object.clone()),
@@ -145,7 +150,7 @@ impl Channels {
         }
         for f in &found.renditions {
             let Some(r) = by_id(channel, &f.id) else { continue };
-            let (origin, sink) = self.flow(tasks, channel, r);
+            let (origin, sink) = self.flow(tasks, channel, r, config);
             let sink: Arc<dyn ObjectSink> = Arc::new(sink);
             let rate_bps = r.flow.rate_bps;
             let made = match (&f.what, &found.mpd) {
@@ -182,9 +187,18 @@ impl Channels {
     }
 
     /// Starts a rendition's flow.
-    fn flow(&self, tasks: &mut Tasks, channel: &Channel, r: &Rendition) -> (Origin, FlowSink) {
+    fn flow(
+        &self,
+        tasks: &mut Tasks,
+        channel: &Channel,
+        r: &Rendition,
+        options: &ChannelConfig,
+    ) -> (Origin, FlowSink) {
         let status = self.status.of(&channel.name, &r.id);
         let repair_tsi = r.flow.repair.map_or(Tsi(0), |e| e.tsi);
+        let percent = r.flow.repair_percent;
+        let share = ShareConfig::new(options.repair_floor, percent, options.repair_ceiling);
+        let place = self.repair.place(&channel.name, &r.id, &r.flow, share);
         let config = SendConfig {
             symbol_size: r.flow.symbol_size,
             repair_percent: r.flow.repair_percent,
@@ -193,7 +207,8 @@ impl Channels {
             key: Some(self.issuer.key.clone()),
             ..SendConfig::new(r.flow.profile, r.flow.endpoint.tsi, repair_tsi, r.flow.rate_bps)
         };
-        let (task, sink) = FlowTask::new(self.shared.clone(), status.clone(), &channel.name, &r.flow, config);
+        let (task, sink) =
+            FlowTask::new(self.shared.clone(), status.clone(), &channel.name, &r.flow, config, Some(place));
         let task = task.run(self.stop.clone());
         if r.role == Role::Manifest {
             // A manifest is repeated until the media have left; it is no work to wait for.

@@ -1,7 +1,7 @@
 //! Configuration: command line, then environment, then file, then defaults. [`resolve`] is the only place with defaults.
 
 use crate::cli::Cli;
-use mahp_common::catalog::{WireProfile, is_channel_name};
+use mahp_common::catalog::{RepairServer, WireProfile, is_channel_name};
 use mahp_common::limits;
 use mahp_runtime::config::{BitRate, ByteSize};
 use mahp_runtime::error::StartupError;
@@ -65,6 +65,21 @@ pub struct SenderSettings {
     /// Most that VOD carousels keep of what they fetched, in memory and in a temporary file [default: 512 MiB]
     #[arg(long, env = "MAHP_SENDER_SPOOL_BYTES", value_name = "SIZE")]
     pub spool_bytes: Option<ByteSize>,
+    /// Most that receivers together get from the repair service by HTTP; "0 bit/s": no service [default: 20 Mbit/s]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_UNICAST", value_name = "RATE")]
+    pub repair_unicast: Option<BitRate>,
+    /// Most that one receiver gets from it [default: 8 Mbit/s]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_CLIENT", value_name = "RATE")]
+    pub repair_client: Option<BitRate>,
+    /// Most repair symbols that receivers' reports put on multicast; "0 bit/s": none [default: 8 Mbit/s]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_MULTICAST", value_name = "RATE")]
+    pub repair_multicast: Option<BitRate>,
+    /// Memory for recently sent objects, from which receivers are repaired [default: 64 MiB]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_MEMORY", value_name = "SIZE")]
+    pub repair_memory: Option<ByteSize>,
+    /// Repair server to announce, "URL" or "WEIGHT URL"; repeatable [default: this sender's own]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_SERVER", value_name = "SERVER", value_delimiter = ',')]
+    pub repair_server: Option<Vec<String>>,
     /// Form of log lines: text or json [default: text]
     #[arg(long, env = "MAHP_SENDER_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -93,6 +108,12 @@ pub struct ChannelSettings {
     /// Repair symbols per hundred source symbols [default: 15]
     #[arg(long, env = "MAHP_SENDER_REPAIR", value_name = "PERCENT")]
     pub repair: Option<u32>,
+    /// Least repair share, however little loss receivers report, percent [default: that of --repair]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_FLOOR", value_name = "PERCENT")]
+    pub repair_floor: Option<u32>,
+    /// Greatest repair share, however much loss receivers report, percent [default: 50, 0 without --repair]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_CEILING", value_name = "PERCENT")]
+    pub repair_ceiling: Option<u32>,
     /// Pacing rate as a multiple of bit rate and repair [default: 4]
     #[arg(long, env = "MAHP_SENDER_HEADROOM", value_name = "FACTOR")]
     pub headroom: Option<f64>,
@@ -165,6 +186,10 @@ pub struct Config {
     pub name: String,
     /// `spool-bytes`.
     pub spool_bytes: u64,
+    /// `repair-unicast`, `repair-client`, `repair-multicast`, `repair-memory`.
+    pub repair: crate::repair::Options,
+    /// `repair-server`; empty: our own.
+    pub repair_servers: Vec<RepairServer>,
     /// `log-format`.
     pub log_format: LogFormat,
     /// The channels, names unique.
@@ -186,6 +211,10 @@ pub struct ChannelConfig {
     pub include_iframes: bool,
     /// `repair`.
     pub repair_percent: u32,
+    /// `repair-floor`.
+    pub repair_floor: u32,
+    /// `repair-ceiling`.
+    pub repair_ceiling: u32,
     /// `headroom`.
     pub headroom: f64,
     /// `profile`.
@@ -284,9 +313,35 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
         key_file: c.key_file.or(f.key_file),
         name: c.name.or(f.name).unwrap_or_else(|| "mahp-sender".into()),
         spool_bytes: c.spool_bytes.or(f.spool_bytes).map_or(512 << 20, |b| b.0),
+        repair: crate::repair::Options {
+            memory: c.repair_memory.or(f.repair_memory).map_or(64 << 20, |b| b.0),
+            unicast_bps: c.repair_unicast.or(f.repair_unicast).map_or(20_000_000, |r| r.0),
+            client_bps: c.repair_client.or(f.repair_client).map_or(8_000_000, |r| r.0),
+            multicast_bps: c.repair_multicast.or(f.repair_multicast).map_or(8_000_000, |r| r.0),
+        },
+        repair_servers: repair_servers(&c.repair_server.or(f.repair_server).unwrap_or_default(), place)?,
         log_format,
         channels,
     })
+}
+
+/// `URL` or `WEIGHT URL`.
+fn repair_servers(texts: &[String], place: Place<'_>) -> Result<Vec<RepairServer>, StartupError> {
+    let one = |text: &String| {
+        let wrong = || {
+            let hint = "give a base URL that ends with `/`, with its weight before it where there are several: \
+                        \"3 http://cache.example/repair/\"";
+            place.wrong("repair-server", &format!("`{text}`"), hint)
+        };
+        let (weight, url) = match text.trim().split_once(' ') {
+            Some((weight, url)) => (weight.parse().map_err(|_| wrong())?, url.trim()),
+            None => (1, text.trim()),
+        };
+        let good =
+            Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "http" | "https")) && url.ends_with('/');
+        if good { Ok(RepairServer { url: url.to_owned(), weight }) } else { Err(wrong()) }
+    };
+    texts.iter().map(one).collect()
 }
 
 fn check_addresses(
@@ -392,6 +447,8 @@ fn channel(
         let hint = format!("use 0 to {}", limits::REPAIR_PERCENT_MAX);
         return Err(place.wrong("repair", &repair_percent.to_string(), &hint));
     }
+    let (repair_floor, repair_ceiling) =
+        repair_bounds(repair_percent, s.repair_floor, s.repair_ceiling, place)?;
     let headroom = s.headroom.unwrap_or(4.0);
     if !(1.0..=100.0).contains(&headroom) {
         return Err(place.wrong("headroom", &headroom.to_string(), "use 1 to 100; 2 to 4 is usual"));
@@ -406,6 +463,8 @@ fn channel(
         renditions: s.renditions.unwrap_or_default(),
         include_iframes: s.include_iframes.unwrap_or(false),
         repair_percent,
+        repair_floor,
+        repair_ceiling,
         headroom,
         profile: s.profile.unwrap_or_default(),
         symbol_size,
@@ -414,6 +473,29 @@ fn channel(
         token_parameters: s.token_parameter.unwrap_or_default(),
         carry_keys: s.carry_keys.unwrap_or(false),
     })
+}
+
+/// Floor and ceiling of the repair share. Without repair there is no repair flow that a share could go to.
+fn repair_bounds(
+    percent: u32,
+    floor: Option<u32>,
+    ceiling: Option<u32>,
+    place: Place<'_>,
+) -> Result<(u32, u32), StartupError> {
+    let default = if percent == 0 { 0 } else { percent.max(50) };
+    let (floor, ceiling) = (floor.unwrap_or(percent), ceiling.unwrap_or(default));
+    if floor > percent {
+        let hint = format!("use at most {percent}, the share to start with (--repair)");
+        return Err(place.wrong("repair-floor", &floor.to_string(), &hint));
+    }
+    if ceiling < percent || ceiling > limits::REPAIR_PERCENT_MAX || (percent == 0 && ceiling > 0) {
+        let hint = match percent {
+            0 => "raise --repair above 0 first: without it there is no repair flow".to_owned(),
+            _ => format!("use {percent} to {}", limits::REPAIR_PERCENT_MAX),
+        };
+        return Err(place.wrong("repair-ceiling", &ceiling.to_string(), &hint));
+    }
+    Ok((floor, ceiling))
 }
 
 fn parse_url(text: &str) -> Result<Url, StartupError> {
@@ -459,6 +541,8 @@ impl ChannelSettings {
             renditions: self.renditions.or(other.renditions),
             include_iframes: self.include_iframes.or(other.include_iframes),
             repair: self.repair.or(other.repair),
+            repair_floor: self.repair_floor.or(other.repair_floor),
+            repair_ceiling: self.repair_ceiling.or(other.repair_ceiling),
             headroom: self.headroom.or(other.headroom),
             profile: self.profile.or(other.profile),
             symbol_size: self.symbol_size.or(other.symbol_size),

@@ -4,7 +4,7 @@ use crate::plan::Plan;
 use crate::sink::{Item, ObjectSink};
 use bytes::Bytes;
 use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Flow, IN_BAND_LOCATION, SessionDescription, WireProfile};
+use mahp_common::catalog::{Flow, IN_BAND_LOCATION, RepairServer, SessionDescription, WireProfile};
 use mahp_common::export;
 use mahp_common::session::send::SendConfig;
 use mahp_common::{Digest, Object, ObjectKind, ObjectMeta, Tsi, WallTime};
@@ -45,11 +45,22 @@ pub struct Issuer {
     pub description: SessionDescription,
     /// Signs.
     pub key: SigningKey,
+    /// Repair servers and place for reports of every channel.
+    pub repair: Offer,
+}
+
+/// What receivers are told about repair.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// Repair servers.
+    pub servers: Vec<RepairServer>,
+    /// Where reports go.
+    pub report_url: Option<String>,
 }
 
 impl Issuer {
     /// An issuer for this plan.
-    pub fn new(plan: &Plan, name: &str, session: u64, key: SigningKey) -> Issuer {
+    pub fn new(plan: &Plan, name: &str, session: u64, key: SigningKey, repair: Offer) -> Issuer {
         let description = SessionDescription {
             mahp: 1,
             session: format!("{session:016x}"),
@@ -60,7 +71,7 @@ impl Issuer {
             announcement: Some(plan.announcement),
             channels: plan.channels.iter().map(|p| p.channel.clone()).collect(),
         };
-        Issuer { description, key }
+        Issuer { description, key, repair }
     }
 
     /// The description as of `now`.
@@ -71,6 +82,10 @@ impl Issuer {
         let mut description = self.description.clone();
         description.issued = now.unix_secs();
         description.expires = now.unix_secs() + LIFETIME.as_secs();
+        for channel in &mut description.channels {
+            channel.repair_servers.clone_from(&self.repair.servers);
+            channel.report_url.clone_from(&self.repair.report_url);
+        }
         let refused = |e: mahp_common::catalog::DescriptionError| {
             StartupError::usage(
                 "E-CONFIG",
@@ -114,6 +129,7 @@ pub fn announcement(plan: &Plan, session: u64, first_toi: u32, key: SigningKey) 
     };
     let config = SendConfig {
         repair_percent: 0,
+        repair_flow: false,
         session,
         first_toi,
         key: Some(key),

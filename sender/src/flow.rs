@@ -1,5 +1,6 @@
 //! One task for each rendition: its queue, its sending engine, its share of the multicast socket.
 
+use crate::repair::{Place, Request};
 use crate::sink::{Item, ObjectSink, PutFuture};
 use crate::status::RenditionStatus;
 use mahp_common::catalog::{Endpoint, Flow};
@@ -7,7 +8,7 @@ use mahp_common::fec::{EncodeJob, EncodeResult};
 use mahp_common::session::send::{
     Command, Event, FlowKind, Input, ObjectTag, Output, SendConfig, SendSession,
 };
-use mahp_common::{ObjectKind, Time};
+use mahp_common::{Object, ObjectKind, Time};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::udp::MulticastSender;
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ pub struct FlowTask {
     repair: SocketAddr,
     ahead: u64,
     queue: mpsc::Receiver<Item>,
+    /// Where receivers get what they lack of it.
+    repair_place: Option<Place>,
     encoding: JoinSet<Option<EncodeResult>>,
     tags: BTreeMap<ObjectTag, Sending>,
     next_tag: ObjectTag,
@@ -75,10 +78,20 @@ pub struct FlowTask {
 /// What is remembered of an object until it has left.
 #[derive(Debug)]
 struct Sending {
+    /// Until it has begun.
+    object: Option<Object>,
     listed_at: Option<Time>,
     late_after: Option<Duration>,
     kind: ObjectKind,
     repeat: bool,
+}
+
+/// What the repair service asks for next; never when there is no service.
+async fn next_request(place: &mut Option<Place>) -> Option<Request> {
+    match place {
+        Some(place) => place.requests.recv().await,
+        None => pending().await,
+    }
 }
 
 /// The socket address of an endpoint.
@@ -94,6 +107,7 @@ impl FlowTask {
         channel: &str,
         flow: &Flow,
         config: SendConfig,
+        repair_place: Option<Place>,
     ) -> (FlowTask, FlowSink) {
         let (sink, queue) = mpsc::channel(QUEUE);
         let task = FlowTask {
@@ -105,6 +119,7 @@ impl FlowTask {
             ahead: AHEAD_BYTES.max(config.rate_bps / 8 * AHEAD.as_secs()),
             session: SendSession::new(config),
             queue,
+            repair_place,
             encoding: JoinSet::new(),
             tags: BTreeMap::new(),
             next_tag: 0,
@@ -143,6 +158,13 @@ impl FlowTask {
                     Some(item) => self.accept(item),
                     None => open = false,
                 },
+                Some(request) = next_request(&mut self.repair_place) => {
+                    let now = clock.now();
+                    self.session.handle_input(match request {
+                        Request::Repair { toi, data, blocks } => Input::Repair { now, toi, data, blocks },
+                        Request::Share(percent) => Input::Share { percent },
+                    });
+                }
                 () = async { match at { Some(at) => sleep_until(clock.instant(at)).await, None => pending().await } } => {
                     let now = clock.now();
                     if let Some(at) = at {
@@ -157,7 +179,9 @@ impl FlowTask {
     fn accept(&mut self, item: Item) {
         let Item { object, listed_at, late_after, repeat } = item;
         self.next_tag += 1;
-        self.tags.insert(self.next_tag, Sending { listed_at, late_after, kind: object.meta.kind, repeat });
+        let kept = self.repair_place.is_some().then(|| object.clone());
+        let sending = Sending { object: kept, listed_at, late_after, kind: object.meta.kind, repeat };
+        self.tags.insert(self.next_tag, sending);
         let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
         self.session.handle_input(Input::Object { now, wall, tag: self.next_tag, object: Box::new(object) });
     }
@@ -212,7 +236,13 @@ impl FlowTask {
 
     fn on_event(&mut self, event: &Event) {
         let (tag, last) = match event {
-            Event::Started { .. } => return,
+            Event::Started { tag, toi } => {
+                let object = self.tags.get_mut(tag).and_then(|s| s.object.take());
+                if let Some((object, place)) = object.zip(self.repair_place.as_ref()) {
+                    place.keep(*toi, &object);
+                }
+                return;
+            }
             Event::SourceSent { tag, .. } => (tag, false),
             Event::Sent { tag, .. } => (tag, true),
         };

@@ -1,6 +1,8 @@
-//! The server of the session description: `/.well-known/mahp/session.json`, `/session.xml`, `/session.sdp`.
+//! The server of the session description, `/.well-known/mahp/session.json`, `/session.xml`, `/session.sdp`, and of the repair
+//! service below `/repair/`.
 
 use crate::description::Published;
+use crate::repair::{self, Service};
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{Method, Request, Response, StatusCode};
@@ -10,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mahp_common::catalog::WELL_KNOWN_PATH;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,14 +27,18 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves until dropped.
-pub async fn serve(listener: TcpListener, current: watch::Receiver<Arc<Published>>) {
+pub async fn serve(
+    listener: TcpListener,
+    current: watch::Receiver<Arc<Published>>,
+    repair: Option<Arc<Service>>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, current.clone()));
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer.ip(), current.clone(), repair.clone()));
                 }
                 Err(e) => {
                     // Out of file descriptors, mostly: it passes.
@@ -43,11 +50,23 @@ pub async fn serve(listener: TcpListener, current: watch::Receiver<Arc<Published
     }
 }
 
-async fn connection(stream: TcpStream, current: watch::Receiver<Arc<Published>>) {
+async fn connection(
+    stream: TcpStream,
+    peer: IpAddr,
+    current: watch::Receiver<Arc<Published>>,
+    repair: Option<Arc<Service>>,
+) {
+    let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
         let published = current.borrow().clone();
+        let repair = repair.clone();
         async move {
-            Ok::<_, Infallible>(answer(request.method(), request.uri().path(), request.headers(), &published))
+            Ok::<_, Infallible>(match repair {
+                Some(service) if request.uri().path().starts_with(repair::http::PREFIX) => {
+                    repair::http::answer(&service, peer, request).await
+                }
+                _ => answer(request.method(), request.uri().path(), request.headers(), &published),
+            })
         }
     });
     let serving = hyper::server::conn::http1::Builder::new()
@@ -96,7 +115,8 @@ fn answer(
 const HELP: &str = "mahp-sender\n\
     /.well-known/mahp/session.json  signed session description: give its address to mahp-receiver\n\
     /session.xml                    DVB-MABR gateway configuration\n\
-    /session.sdp                    SDP\n";
+    /session.sdp                    SDP\n\
+    /repair/                        for receivers: symbols, object, report\n";
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));

@@ -16,6 +16,7 @@ pub mod key;
 pub mod origin;
 pub mod plan;
 pub mod progress;
+pub mod repair;
 pub mod run;
 pub mod sink;
 pub mod spool;

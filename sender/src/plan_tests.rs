@@ -195,7 +195,8 @@ fn description_of_the_plan_is_valid() {
     let plan = plan_of(&config, &found(true, &[1_000_000])).expect("planned");
     assert!(plan.channels[0].channel.renditions.iter().all(|r| r.flow.repair.is_none()), "one session");
     let key = mahp_common::auth::SigningKey::from_seed(&[3; 32]);
-    let issuer = crate::description::Issuer::new(&plan, "test", 7, key.clone());
+    let issuer =
+        crate::description::Issuer::new(&plan, "test", 7, key.clone(), crate::description::Offer::default());
     let now = mahp_common::WallTime::from_unix_secs(1_800_000_000);
     let json = issuer.issue(now).expect("issued").json;
     let (description, opened_by) = SessionDescription::open(&json, None, now).expect("opens");

@@ -3,15 +3,17 @@
 
 use crate::channels::Channels;
 use crate::config::{ChannelConfig, Config};
-use crate::description::{self, Issuer};
+use crate::description::{self, Issuer, Offer};
 use crate::flow::Shared;
 use crate::origin::discover::{Found, discover};
 use crate::plan::{Plan, Planner, mbit, table};
+use crate::repair::Service;
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
-use crate::{http, key, progress};
-use mahp_common::catalog::WELL_KNOWN_PATH;
+use crate::{http, key, progress, repair};
+use mahp_common::catalog::{RepairServer, WELL_KNOWN_PATH};
+use mahp_common::repair::REPORT_PATH;
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
@@ -72,18 +74,24 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     there.missing.iter().for_each(|(channel, e)| status.wait_for(&channel.name, &e.message));
     let admin_address = admin::serve(config.admin, metrics, status.clone(), stop.clone()).await?;
     let session = key::random_session(clock.wall())?;
-    let issuer = Issuer::new(&plan, &config.name, session, key);
+    let host = host(http_address, source);
+    let repair = Service::new(config.repair, clock);
+    let issuer = Issuer::new(&plan, &config.name, session, key, offer(&config, host));
     let (published, described) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
     let options = SendOptions { source, interface, ttl: u32::from(config.ttl), dscp: config.dscp };
     let socket = Arc::new(MulticastSender::new(&options)?);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let shared = Shared { socket, clock, encoders: Arc::new(Semaphore::new(cores)) };
     let spool = Spool::new(config.spool_bytes);
-    let channels = Channels { planner, issuer, published, status, shared, fetcher, spool, session, stop };
+    status.set_repair(repair.clone());
+    let served = (config.repair.unicast_bps > 0).then(|| repair.clone());
+    let channels =
+        Channels { planner, issuer, published, status, shared, fetcher, repair, spool, session, stop };
 
-    banner(&plan, &options, http_address, admin_address);
+    banner(&plan, &options, host, admin_address);
     let mut tasks = Tasks::default();
-    tasks.background("description server", http::serve(listener, described));
+    tasks.background("description server", http::serve(listener, described, served));
+    tasks.background("repair", channels.repair.clone().run());
     tasks.background("progress", progress::report(channels.status.clone()));
     channels.announce(&mut tasks, &plan);
     for ((config, planned), found) in there.channels.iter().zip(&plan.channels).zip(there.found) {
@@ -224,11 +232,28 @@ fn announced(config: &Config, source: Option<IpAddr>) -> Option<IpAddr> {
     config.announce_source.or(source).filter(|_| !config.asm)
 }
 
-fn banner(plan: &Plan, options: &SendOptions, http: SocketAddr, admin: SocketAddr) {
+/// Where receivers find our HTTP server. They have a route to the source of the packets, or could not join.
+fn host(http: SocketAddr, source: IpAddr) -> SocketAddr {
+    if http.ip().is_unspecified() { SocketAddr::new(source, http.port()) } else { http }
+}
+
+/// Our own repair service, unless others are named.
+fn offer(config: &Config, host: SocketAddr) -> Offer {
+    if config.repair.unicast_bps == 0 {
+        return Offer { servers: config.repair_servers.clone(), report_url: None };
+    }
+    let own = format!("http://{host}{}", repair::http::PREFIX);
+    let servers = match config.repair_servers.as_slice() {
+        [] => vec![RepairServer { url: own.clone(), weight: 1 }],
+        given => given.to_vec(),
+    };
+    Offer { servers, report_url: Some(format!("{own}{REPORT_PATH}")) }
+}
+
+fn banner(plan: &Plan, options: &SendOptions, host: SocketAddr, admin: SocketAddr) {
     let source = options.source;
     let flows: usize = plan.channels.iter().map(|p| p.channel.renditions.len()).sum();
     let names: Vec<&str> = plan.channels.iter().map(|p| p.channel.name.as_str()).collect();
-    let host = if http.ip().is_unspecified() { SocketAddr::new(source, http.port()) } else { http };
     let hops = match options.ttl {
         1 => "TTL 1: this network only, --ttl raises it".to_owned(),
         ttl => format!("TTL {ttl}"),

@@ -1,12 +1,13 @@
 //! What the sender tells about itself: counters of each rendition, `/api/status`, `/readyz`, metrics.
 
+use crate::repair::{self, Service};
 use mahp_common::catalog::{Channel, Rendition};
 use mahp_runtime::admin::Status;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Counters of one rendition. All count from the start of the program.
@@ -91,6 +92,7 @@ pub struct SenderStatus {
     channels: RwLock<Vec<(Channel, Vec<Entry>)>>,
     /// Channels that could not be started yet, and why.
     waiting: RwLock<BTreeMap<String, String>>,
+    repair: OnceLock<Arc<Service>>,
 }
 
 impl SenderStatus {
@@ -98,6 +100,11 @@ impl SenderStatus {
     pub fn new() -> SenderStatus {
         describe_metrics();
         SenderStatus::default()
+    }
+
+    /// Shows the repair service too.
+    pub fn set_repair(&self, service: Arc<Service>) {
+        let _ = self.repair.set(service);
     }
 
     /// Adds a channel with counters at zero.
@@ -163,6 +170,7 @@ fn describe_metrics() {
     describe_counter!("mahp_sender_sent_packets_total", "Packets");
     describe_counter!("mahp_sender_send_errors_total", "Packets the kernel refused");
     describe_counter!("mahp_sender_objects_repeated_total", "Objects sent again for late joiners");
+    repair::status::describe();
     describe_gauge!("mahp_build_info", "Version of this program, always 1");
 }
 
@@ -192,7 +200,8 @@ impl Status for SenderStatus {
                     "manifest_url": c.manifest_url, "renditions": renditions })
         };
         json!({ "program": "mahp-sender", "version": env!("CARGO_PKG_VERSION"), "waiting": self.waiting(),
-                "channels": self.channels().iter().map(channel).collect::<Vec<_>>() })
+                "channels": self.channels().iter().map(channel).collect::<Vec<_>>(),
+                "repair": self.repair.get().map(|s| repair::status::json(&s.state())) })
     }
 
     fn not_ready(&self) -> Vec<String> {
@@ -209,6 +218,9 @@ impl Status for SenderStatus {
 
     fn before_metrics(&self) {
         gauge!("mahp_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        if let Some(service) = self.repair.get() {
+            repair::status::publish(&service.state());
+        }
         for e in &self.entries() {
             let (s, c, r) = (&e.status, e.channel.clone(), e.rendition.id.clone());
             for (result, value) in

@@ -12,12 +12,12 @@
 
 pub mod aggregate;
 pub mod budget;
-//PLAN
+pub mod plan;
 pub mod report;
-//SHARE
+pub mod share;
 
-//CFG
-//TESTS
+#[cfg(test)]
+mod tests;
 
 use crate::ids::{Toi, Tsi};
 

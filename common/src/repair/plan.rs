@@ -430,7 +430,8 @@ impl Planner {
     fn choose(&mut self, key: ObjectKey) -> Option<Server> {
         let object = self.objects.get(&key)?;
         let free = |s: &&Server| self.servers.get(s).is_none_or(|until| self.now >= *until);
-        let servers: Vec<Server> = object.servers.iter().filter(free).filter(|s| s.weight > 0).copied().collect();
+        let servers: Vec<Server> =
+            object.servers.iter().filter(free).filter(|s| s.weight > 0).copied().collect();
         let total: u64 = servers.iter().map(|s| u64::from(s.weight)).sum();
         if total == 0 {
             return None;

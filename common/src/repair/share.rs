@@ -89,7 +89,14 @@ impl ShareControl {
     /// Has heard nothing.
     pub fn new(config: ShareConfig) -> ShareControl {
         let share = f64::from(config.start.clamp(config.floor, config.ceiling));
-        ShareControl { config, receivers: BTreeMap::new(), share, smoothed: 0.0, at: None, why: Why::default() }
+        ShareControl {
+            config,
+            receivers: BTreeMap::new(),
+            share,
+            smoothed: 0.0,
+            at: None,
+            why: Why::default(),
+        }
     }
 
     /// A receiver tells that `lost` of `expected` source symbols did not come by multicast.
@@ -130,7 +137,8 @@ impl ShareControl {
         losses.sort_by(f64::total_cmp);
         let rank = (losses.len() as f64 * self.config.percentile).ceil() as usize;
         let loss = losses.get(rank.max(1) - 1).copied().unwrap_or(0.0);
-        self.smoothed = if loss > self.smoothed { loss } else { self.smoothed + WEIGHT * (loss - self.smoothed) };
+        self.smoothed =
+            if loss > self.smoothed { loss } else { self.smoothed + WEIGHT * (loss - self.smoothed) };
         let needed = needed(self.smoothed);
         self.why = Why { receivers: losses.len(), loss, smoothed: self.smoothed, needed };
         // Nobody reports: nobody is known to need another share than the one configured.

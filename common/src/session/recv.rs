@@ -348,14 +348,13 @@ impl RecvSession {
     fn symbols(&mut self, toi: Toi, path: Path, first: PayloadId, symbols: &[u8]) {
         let Some(object) = self.objects.get(&toi) else { return };
         let size = usize::from(object.cut().storage().symbol_size());
-        for (symbol, esi) in symbols.chunks(size).zip(first.esi.0..) {
-            let id = PayloadId { esi: Esi(esi), ..first };
-            let place = self.objects.get(&toi).map(|o| o.place(RAPTORQ, id, symbol.len()));
-            let stored = match place {
-                Some(Ok(place)) => self.store_at(toi, place, symbol, path).map(|_| ()),
-                Some(Err(reason)) => Err(reason),
-                None => return,
-            };
+        for (symbol, i) in symbols.chunks(size).zip(0u32..) {
+            // An ESI beyond the last is as good as any other that is too large.
+            let id = PayloadId { esi: Esi(first.esi.0.saturating_add(i)), ..first };
+            let Some(object) = self.objects.get(&toi) else { return };
+            let stored = object
+                .place(RAPTORQ, id, symbol.len())
+                .and_then(|place| self.store_at(toi, place, symbol, path));
             if let Err(reason) = stored {
                 self.stats.drops.count(reason);
             }
@@ -395,6 +394,7 @@ impl RecvSession {
             self.stats.lost_symbols += how.source_symbols.saturating_sub(how.source_received);
         }
         self.stats.recovered_symbols += how.recovered;
+        self.stats.loss_runs.iter_mut().zip(object.runs).for_each(|(sum, n)| *sum += n);
         let payload = object.into_payload();
         let intact = payload.len() == meta.length && meta.digest.is_none_or(|d| d == payload.digest());
         if intact {

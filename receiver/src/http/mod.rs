@@ -145,6 +145,11 @@ impl Front {
         Arc::new(Front { library, origins, served, clock, options, extra, memo: Memo::default(), allow, via })
     }
 
+    /// Downloads from origins: what one asks for, others may join.
+    pub fn origins(&self) -> Arc<Origins> {
+        self.origins.clone()
+    }
+
     /// Answers one request. Never fails: what goes wrong is an answer too.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, ends: Ends) -> Response<Body> {
         let (parts, _) = request.into_parts();

@@ -158,7 +158,12 @@ fn landing(toi: Toi, at: Time) -> Progress {
 impl State {
     fn want(&mut self, now: Time, owner: &Owner) {
         match &owner.rendition {
-            Some(rendition) => self.joins.demand(now, rendition),
+            Some(rendition) => {
+                self.joins.demand(now, rendition);
+                if let Some(entry) = self.renditions.get_mut(rendition) {
+                    entry.wanted_at = Some(now);
+                }
+            }
             None => self.joins.demand_channel(now, &owner.channel),
         }
     }
@@ -171,9 +176,15 @@ impl State {
         range: Range,
         rendition: Option<&RenditionKey>,
     ) -> Availability {
-        let progress = self
-            .flight(key, range)
-            .and_then(|(flight, progress)| Some((flight.rendition.clone(), progress?)));
+        let (hope, progress) = match self.flight(key, range) {
+            Some((flight, progress)) => {
+                let number = flight.number;
+                let seen = (self.hope(now, flight), progress.map(|p| (flight.rendition.clone(), p)));
+                self.ask(now, key, number);
+                seen
+            }
+            None => (None, None),
+        };
         // What is under assembly may be of another rendition than the patterns say.
         let rendition = progress.as_ref().map(|(r, _)| r).or(rendition);
         let Some(entry) = rendition.and_then(|r| self.renditions.get_mut(r)) else {
@@ -184,10 +195,28 @@ impl State {
         }
         entry.listen();
         let flight = progress.as_ref().map(|(_, p)| p);
-        match entry.hearing.verdict(now, key, range.map(|r| r.0), flight, &entry.flow_rate()) {
-            Verdict::Coming { expected_by, progress } => Availability::Coming { expected_by, progress },
-            Verdict::Expected { until } => Availability::Expected { until },
-            Verdict::NotComing(_) => Availability::NotComing,
+        let verdict = entry.hearing.verdict(now, key, range.map(|r| r.0), flight, &entry.flow_rate());
+        // What the recovery is at work on is left to it for a while.
+        match (verdict, hope) {
+            (Verdict::Coming { progress, .. }, Some(hope)) => {
+                Availability::Coming { expected_by: hope, progress }
+            }
+            (Verdict::Coming { expected_by, progress }, None) => {
+                Availability::Coming { expected_by, progress }
+            }
+            (Verdict::Expected { until }, hope) => {
+                Availability::Expected { until: hope.map_or(until, |hope| until.max(hope)) }
+            }
+            (Verdict::NotComing(_), Some(hope)) => Availability::Expected { until: hope },
+            (Verdict::NotComing(_), None) => Availability::NotComing,
+        }
+    }
+
+    /// A player asks for what a flight brings.
+    fn ask(&mut self, now: Time, key: &ResourceKey, number: u64) {
+        let flights = self.flights.get_mut(key).into_iter().flatten();
+        for flight in flights.filter(|f| f.number == number) {
+            flight.asked_at.get_or_insert(now);
         }
     }
 

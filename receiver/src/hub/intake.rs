@@ -120,7 +120,9 @@ impl State {
         }
         let flights = self.flights.entry(resource).or_default();
         flights.retain(|f| f.toi != toi || f.rendition != *key);
-        flights.push(Flight { rendition: key.clone(), toi, meta, at: now });
+        self.flown += 1;
+        let number = self.flown;
+        flights.push(Flight { rendition: key.clone(), toi, meta, at: now, number, asked_at: None });
     }
 
     fn complete(

@@ -142,6 +142,10 @@ impl Hub {
             counter!("mahp_receiver_packets_total", "channel" => name()).absolute(sum.packets);
             counter!("mahp_receiver_received_bytes_total", "channel" => name()).absolute(sum.bytes);
             counter!("mahp_receiver_symbols_missing_total", "channel" => name()).absolute(sum.lost_symbols);
+            for (path, bytes) in sum.object_bytes.iter() {
+                counter!("mahp_receiver_object_bytes_total", "channel" => name(), "path" => path.as_str())
+                    .absolute(bytes);
+            }
             let kinds = [
                 ("source", sum.source_symbols),
                 ("repair", sum.repair_symbols),

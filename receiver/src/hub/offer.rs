@@ -137,6 +137,8 @@ impl State {
                     hearing: Hearing::new(channel.live, target, now),
                     flow: None,
                     joined_at: None,
+                    first_packet: None,
+                    wanted_at: None,
                     error: String::new(),
                     allotted: 0,
                     stats: super::RenditionStats::default(),

@@ -3,7 +3,8 @@
 use crate::histogram::Histogram;
 use crate::snapshot::Objects;
 use mahp_common::drop::DropCounters;
-use mahp_common::session::recv::RecvStats;
+use mahp_common::repair::report::RUN_BINS;
+use mahp_common::session::recv::{ByPath, RecvStats};
 use std::collections::VecDeque;
 
 /// Loss is shown over this many seconds in which objects were finished.
@@ -20,6 +21,10 @@ pub(super) struct Counts {
     pub(super) duplicate_symbols: u64,
     pub(super) lost_symbols: u64,
     pub(super) expected_symbols: u64,
+    pub(super) recovered_symbols: u64,
+    /// Bytes of complete objects by way.
+    pub(super) object_bytes: ByPath,
+    pub(super) loss_runs: [u64; RUN_BINS],
     pub(super) kernel_drops: u64,
     pub(super) objects: Objects,
 }
@@ -35,6 +40,9 @@ impl Counts {
         self.duplicate_symbols += other.duplicate_symbols;
         self.lost_symbols += other.lost_symbols;
         self.expected_symbols += other.expected_symbols;
+        self.recovered_symbols += other.recovered_symbols;
+        self.object_bytes.add_all(&other.object_bytes);
+        self.loss_runs.iter_mut().zip(other.loss_runs).for_each(|(a, b)| *a += b);
         self.kernel_drops += other.kernel_drops;
         add(&mut self.objects, &other.objects);
     }
@@ -96,6 +104,10 @@ impl RenditionStats {
         let expected = now.expected_symbols.saturating_sub(before.expected_symbols);
         c.lost_symbols += lost;
         c.expected_symbols += expected;
+        c.recovered_symbols += now.recovered_symbols.saturating_sub(before.recovered_symbols);
+        c.object_bytes.add_all(&now.object_bytes.since(&before.object_bytes));
+        let runs = now.loss_runs.iter().zip(before.loss_runs).map(|(a, b)| a.saturating_sub(b));
+        c.loss_runs.iter_mut().zip(runs).for_each(|(a, b)| *a += b);
         self.this_second.lost_symbols += lost;
         self.this_second.expected_symbols += expected;
         c.kernel_drops += kernel_drops.saturating_sub(self.seen_kernel_drops);

@@ -466,3 +466,81 @@ async fn history_and_metrics_tell_of_what_happened() {
     assert!(snapshot.text().contains("news live"), "{}", snapshot.text());
     rig.end().await;
 }
+
+/// A repair service of one object, TOI 10000: symbols on demand, and every report is told to ask by unicast.
+async fn repair_service(object: Object) -> (Url, Arc<Mutex<Vec<String>>>) {
+    use http_body_util::Full;
+    use mahp_common::fec::partition::raptorq_oti;
+    use mahp_common::fec::{Blocks, EncodeJob};
+    use mahp_common::{Esi, Sbn};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = Url::parse(&format!("http://{}/repair/", listener.local_addr().unwrap())).unwrap();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = asked.clone();
+    let oti = raptorq_oti(object.data.len() as u64, 1344).unwrap();
+    let code = Blocks::of(&oti, u64::MAX).unwrap();
+    let answer = move |uri: &http::Uri| -> Vec<u8> {
+        log.lock().unwrap().push(uri.to_string());
+        let number = |name: &str| -> u32 {
+            let pairs = uri.query().unwrap_or_default().split('&').filter_map(|p| p.split_once('='));
+            pairs.clone().find(|(n, _)| *n == name).map_or(0, |(_, v)| v.parse().unwrap())
+        };
+        if uri.path().ends_with("/report") {
+            return br#"{"sample":1.0,"period_ms":1000}"#.to_vec();
+        }
+        let (sbn, from, count) = (Sbn(number("sbn")), Esi(number("from")), number("count"));
+        let job = EncodeJob::of_object(Toi(10_000), &object.data, &code, sbn, from, count).unwrap();
+        job.run().repair.into_iter().flat_map(|(_, symbol)| symbol).collect()
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let body = answer(request.uri());
+                async move { Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body)))) }
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+        }
+    });
+    (base, asked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() {
+    use crate::origin::upstream::Web;
+    use crate::origin::{Bounds, Origins};
+    use crate::recovery::{Options as RecoveryOptions, Recovery};
+    use mahp_runtime::fetch::Fetcher;
+    let mut rig = Rig::new(options());
+    let sent = media(1);
+    let (base, asked) = repair_service(sent.clone()).await;
+    let news = &mut rig.description.channels[0];
+    news.repair_servers = vec![mahp_common::catalog::RepairServer { url: base.to_string(), weight: 1 }];
+    news.report_url = Some(base.join("report").unwrap().to_string());
+    rig.hub.describe(rig.session, rig.description.clone(), Some(rig.key.verifying_key()));
+    let web = Web::new(Fetcher::new("test"), Fetcher::guarded("test", []));
+    let served = rig.hub.served.clone();
+    let via = http::HeaderValue::from_static("1.1 test");
+    let origins = Origins::new(Arc::new(web), rig.hub.clone(), served.clone(), Bounds::default(), via);
+    let options = RecoveryOptions { sender: true, unicast: true, bytes_per_sec: 1e7 };
+    let fetcher = Fetcher::new("test");
+    let recovery = Recovery::new(rig.hub.clone(), origins, served, rig.hub.clock, fetcher, options);
+    let recovering = tokio::spawn(recovery.run());
+    rig.join().await;
+    let mut caster = rig.caster();
+    // Every third packet of the source flow after the description, and all repair.
+    caster.lose(|flow, n| flow == FlowKind::Repair || (n > 3 && n % 3 == 0 && n < 200));
+    caster.send(sent.clone()).await;
+    // Nobody asks for the object itself.
+    rig.until(|| rig.hub.snapshot().totals.objects.repaired == 1).await;
+    let stored = rig.until_here(&segment(1)).await;
+    assert!(stored.payload.to_bytes() == sent.data && stored.source == Source::Repaired);
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked.iter().any(|a| a.ends_with("/report")), "{asked:?}");
+    assert!(asked.iter().any(|a| a.contains("/symbols?tsi=1&toi=10000&sbn=0&from=8388608")), "{asked:?}");
+    let fetched = rig.hub.served.origin().get("sender").copied().unwrap_or_default();
+    assert!(fetched > 0 && fetched <= sent.data.len() as u64 / 2, "{fetched} bytes");
+    recovering.abort();
+    rig.end().await;
+}

@@ -14,7 +14,7 @@ pub use client::install_crypto;
 
 use bytes::{Bytes, BytesMut};
 use client::Guard;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, RANGE};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE};
 use http::{HeaderMap, StatusCode};
 use mahp_common::ByteRange;
 use std::sync::Arc;
@@ -188,14 +188,28 @@ impl Fetcher {
     }
 
     async fn collect(&self, url: &Url, request: Request) -> Result<Response, FetchError> {
-        let mut opened = self.open(url, request).await?;
-        let reserve = opened.length.unwrap_or(0).min(MAX_RESERVE);
-        let mut body = BytesMut::with_capacity(usize::try_from(reserve).unwrap_or(0));
-        while let Some(chunk) = opened.next().await? {
-            body.extend_from_slice(&chunk);
-        }
-        let Opened { status, final_url, headers, range, .. } = opened;
-        Ok(Response { status, final_url, headers, body: body.freeze(), range })
+        read(self.open(url, request).await?).await
+    }
+
+    /// One POST of `body`, whose answer has at most `max_bytes` and is here within `after`. Not repeated.
+    pub async fn post(
+        &self,
+        url: &Url,
+        content_type: &'static str,
+        body: Bytes,
+        max_bytes: u64,
+        after: Duration,
+    ) -> Result<Response, FetchError> {
+        self.check(url)?;
+        let request = Request { max_bytes: Some(max_bytes), timeout: Some(after), ..Request::default() };
+        let exchange = async {
+            let sent =
+                self.client.post(url.clone()).header(CONTENT_TYPE, content_type).body(body).send().await;
+            let opened = accept(url, &request, sent.map_err(|e| client::translate(url, &e))?)?;
+            read(opened).await
+        };
+        let timeout = || FetchError::Timeout { url: url.to_string(), after };
+        timeout_at(Instant::now() + after, exchange).await.map_err(|_| timeout())?
     }
 
     /// As [`Fetcher::get`], but returns at the end of the headers. `request.timeout` bounds the silence between two pieces
@@ -286,6 +300,17 @@ impl Opened {
             body::GunzipError::Broken(cause) => self.broken(cause),
         }
     }
+}
+
+/// The whole body.
+async fn read(mut opened: Opened) -> Result<Response, FetchError> {
+    let reserve = opened.length.unwrap_or(0).min(MAX_RESERVE);
+    let mut body = BytesMut::with_capacity(usize::try_from(reserve).unwrap_or(0));
+    while let Some(chunk) = opened.next().await? {
+        body.extend_from_slice(&chunk);
+    }
+    let Opened { status, final_url, headers, range, .. } = opened;
+    Ok(Response { status, final_url, headers, body: body.freeze(), range })
 }
 
 fn headers(request: &Request) -> HeaderMap {

@@ -5,5 +5,6 @@ mod dash;
 mod discover;
 mod end_to_end;
 mod live_hls;
+mod repair;
 mod support;
 mod vod;

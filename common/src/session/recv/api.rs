@@ -235,6 +235,8 @@ pub struct RecvStats {
     pub expected_symbols: u64,
     /// Source symbols the decoder rebuilt.
     pub recovered_symbols: u64,
+    /// Runs of source symbols that the decoder rebuilt, by length ([`crate::repair::report::RUN_BINS`]).
+    pub loss_runs: [u64; crate::repair::report::RUN_BINS],
     /// Bytes of complete objects by way.
     pub object_bytes: ByPath,
     /// Objects complete.

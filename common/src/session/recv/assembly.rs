@@ -10,6 +10,7 @@ use crate::fec::raptorq::Bitmap;
 use crate::fec::{Blocks, DecodeJob, DecodeResult};
 use crate::ids::{Esi, Sbn};
 use crate::object::{ObjectMeta, Payload};
+use crate::repair::report::{RUN_BINS, run_bin};
 use crate::time::Time;
 use crate::wire::alc::PayloadId;
 use crate::wire::fti::{FecScheme, NO_CODE, Oti};
@@ -131,6 +132,8 @@ pub(super) struct Assembly {
     pub(super) source_received: u64,
     pub(super) repair_received: u64,
     pub(super) recovered: u64,
+    /// Runs of source symbols that the decoder rebuilt, by length.
+    pub(super) runs: [u64; RUN_BINS],
     /// Symbols that came another way than by multicast, and their bytes.
     pub(super) fetched: u64,
     fetched_bytes: ByPath,
@@ -171,6 +174,7 @@ impl Assembly {
             source_received: 0,
             repair_received: 0,
             recovered: 0,
+            runs: [0; RUN_BINS],
             fetched: 0,
             fetched_bytes: ByPath::default(),
         }
@@ -359,6 +363,7 @@ impl Assembly {
         let Some(block @ Block::Solving) = self.blocks.get_mut(job.sbn.0 as usize) else { return false };
         if solved {
             self.recovered += u64::from(job.missing());
+            count_runs(&job, &mut self.runs);
             self.bytes -= (job.repair.len() as u64 * size).min(self.bytes);
             let len = usize::try_from(self.cut.storage.block_bytes(job.sbn)).unwrap_or(usize::MAX);
             *block = done(job.buffer, len);
@@ -464,6 +469,19 @@ impl Assembly {
                 Some((Place { sbn: at.sbn, esi: at.esi, len }, bytes.get(from..from + len)?))
             })
             .collect()
+    }
+}
+
+/// Runs of source symbols that were not there.
+fn count_runs(job: &DecodeJob, runs: &mut [u64; RUN_BINS]) {
+    let mut run = 0;
+    for esi in 0..=job.symbols as usize {
+        if esi < job.symbols as usize && !job.have.get(esi) {
+            run += 1;
+        } else if run > 0 {
+            runs[run_bin(run)] += 1;
+            run = 0;
+        }
     }
 }
 

@@ -1,0 +1,202 @@
+//! What the recovery asks the hub: which objects in flight should be completed by when, and how each rendition is received.
+
+use super::{Entry, Flight, Hub, State};
+use crate::config::SessionSource;
+use crate::flow::Control;
+use crate::urls::RenditionKey;
+use mahp_common::repair::plan::ObjectKey;
+use mahp_common::repair::report::RUN_BINS;
+use mahp_common::session::recv::{ByPath, Lack};
+use mahp_common::{ObjectKind, ObjectMeta, Time, Toi, Tsi};
+use std::collections::HashMap;
+use std::time::Duration;
+use url::Url;
+
+/// A rendition of which nobody asked anything for longer than this (and three target durations) is not watched.
+const WATCHED: Duration = Duration::from_secs(10);
+/// A player that waits gets an object within this time.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// An object in flight that should be completed.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its number.
+    pub key: ObjectKey,
+    /// Its rendition.
+    pub rendition: RenditionKey,
+    /// TSI of its source flow.
+    pub tsi: Tsi,
+    /// Its description.
+    pub meta: ObjectMeta,
+    /// What it lacks.
+    pub lack: Lack,
+    /// Pacing rate of its flow.
+    pub rate_bps: u64,
+    /// Repair share of its flow.
+    pub repair_percent: u32,
+    /// By when it should be here.
+    pub deadline: Time,
+    /// Repair servers and their weights.
+    pub servers: Vec<(Url, u32)>,
+    /// Where reports go.
+    pub report_url: Option<Url>,
+}
+
+/// How a rendition is received, since the program started.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The rendition.
+    pub rendition: RenditionKey,
+    /// TSI of its source flow.
+    pub tsi: Tsi,
+    /// Packets.
+    pub packets: u64,
+    /// Source symbols.
+    pub source: u64,
+    /// Repair symbols.
+    pub repair: u64,
+    /// Source symbols of finished objects.
+    pub expected: u64,
+    /// Of these, not heard on multicast.
+    pub lost: u64,
+    /// Rebuilt by the decoder.
+    pub recovered: u64,
+    /// Bytes of objects by way.
+    pub bytes: ByPath,
+    /// Runs of lost source symbols.
+    pub runs: [u64; RUN_BINS],
+    /// From the join to the first packet, milliseconds.
+    pub join_ms: Option<u64>,
+}
+
+impl Received {
+    /// Nothing yet.
+    pub fn new(rendition: RenditionKey, tsi: Tsi) -> Received {
+        Received {
+            rendition,
+            tsi,
+            packets: 0,
+            source: 0,
+            repair: 0,
+            expected: 0,
+            lost: 0,
+            recovered: 0,
+            bytes: ByPath::default(),
+            runs: [0; RUN_BINS],
+            join_ms: None,
+        }
+    }
+}
+
+impl Hub {
+    /// Objects in flight that somebody waits for or will soon ask for.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let now = self.clock.now();
+        let state = self.state();
+        state.flights.values().flatten().filter_map(|flight| state.wanted(now, flight)).collect()
+    }
+
+    /// Until when the recovery does something for these objects.
+    pub fn set_hopes(&self, hopes: HashMap<ObjectKey, Time>) {
+        self.state().hopes = hopes;
+    }
+
+    /// Tells the flow of a rendition, if it is joined.
+    pub fn tell(&self, rendition: &RenditionKey, control: Control) {
+        if let Some(flow) = self.state().renditions.get(rendition).and_then(|e| e.flow.as_ref()) {
+            flow.tell(control);
+        }
+    }
+
+    /// Byte ranges that an object lacks, merged over gaps.
+    pub fn missing_ranges(&self, rendition: &RenditionKey, toi: Toi, merge: u64) -> Vec<(u64, u64)> {
+        let flow = self.state().renditions.get(rendition).and_then(|e| e.flow.clone());
+        flow.map(|f| f.session().missing_ranges(toi, merge)).unwrap_or_default()
+    }
+
+    /// How each joined rendition is received, and where that is reported.
+    pub fn reception(&self) -> Vec<(Url, Received)> {
+        let state = self.state();
+        let one = |(key, entry): (&RenditionKey, &Entry)| {
+            entry.flow.as_ref()?;
+            let url = state.resolve(entry.session, entry.channel.report_url.as_ref()?)?;
+            let c = &entry.stats.counts;
+            let received = Received {
+                packets: c.packets,
+                source: c.source_symbols,
+                repair: c.repair_symbols,
+                expected: c.expected_symbols,
+                lost: c.lost_symbols,
+                recovered: c.recovered_symbols,
+                bytes: c.object_bytes,
+                runs: c.loss_runs,
+                join_ms: entry.join_delay().map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+                ..Received::new(key.clone(), entry.rendition.flow.endpoint.tsi)
+            };
+            Some((url, received))
+        };
+        state.renditions.iter().filter_map(one).collect()
+    }
+}
+
+impl State {
+    fn wanted(&self, now: Time, flight: &Flight) -> Option<Wanted> {
+        let entry = self.renditions.get(&flight.rendition)?;
+        // A manifest has a successor soon, and players' requests bring the one of the origin.
+        if flight.meta.kind == ObjectKind::Manifest {
+            return None;
+        }
+        let deadline = entry.deadline(now, flight)?;
+        let lack = entry.flow.as_ref()?.session().lack(flight.toi)?;
+        let channel = &entry.channel;
+        let servers = channel
+            .repair_servers
+            .iter()
+            .filter_map(|s| Some((self.resolve(entry.session, &s.url)?, s.weight)))
+            .collect();
+        Some(Wanted {
+            key: ObjectKey(flight.number),
+            rendition: flight.rendition.clone(),
+            tsi: entry.rendition.flow.endpoint.tsi,
+            meta: flight.meta.clone(),
+            lack,
+            rate_bps: entry.rendition.flow.rate_bps,
+            repair_percent: entry.rendition.flow.repair_percent,
+            deadline,
+            servers,
+            report_url: channel.report_url.as_ref().and_then(|url| self.resolve(entry.session, url)),
+        })
+    }
+
+    /// An absolute URL out of a description, or one relative to where that was had.
+    fn resolve(&self, session: usize, url: &str) -> Option<Url> {
+        let resolved = match &self.sessions.get(session)?.source {
+            SessionSource::Url(base) => base.join(url),
+            SessionSource::Multicast { .. } => Url::parse(url),
+        };
+        resolved.ok().filter(|u| matches!(u.scheme(), "http" | "https"))
+    }
+
+    /// Until when the recovery does something for a flight.
+    pub(super) fn hope(&self, now: Time, flight: &Flight) -> Option<Time> {
+        self.hopes.get(&ObjectKey(flight.number)).copied().filter(|at| *at > now)
+    }
+}
+
+impl Entry {
+    /// By when an object is needed: soon after a player has asked for it; of a live channel that is watched, before its players
+    /// run out of what they have. `None`: nobody needs it.
+    fn deadline(&self, now: Time, flight: &Flight) -> Option<Time> {
+        let target = self.target();
+        let watched = self.wanted_at.is_some_and(|at| now - at < WATCHED.max(target * 3));
+        let live = self.channel.live && watched;
+        let by_clock = live.then(|| flight.at + target.max(Duration::from_secs(2)) * 3 / 2);
+        let by_player = flight.asked_at.map(|at| at + PATIENCE);
+        by_clock.into_iter().chain(by_player).min()
+    }
+
+    /// From the join to the first packet.
+    fn join_delay(&self) -> Option<Duration> {
+        Some(self.first_packet? - self.joined_at?)
+    }
+}
