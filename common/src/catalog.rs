@@ -60,6 +60,10 @@ pub struct Channel {
     /// Query parameters that identify viewers, not content: not part of cache keys.
     #[serde(default)]
     pub token_parameters: Vec<String>,
+    /// Further senders of the same flows (hot standby): same groups, ports, TSIs and key, and the same TOI for the same object.
+    /// Receivers join all sources; the first symbol wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standby_sources: Vec<IpAddr>,
     /// Where symbols and bytes of objects can be had by HTTP; a receiver asks one at random, by weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repair_servers: Vec<RepairServer>,
@@ -293,7 +297,21 @@ impl SessionDescription {
                     limits::DESCRIPTION_REPAIR_SERVERS
                 ));
             }
+            if channel.standby_sources.len() > limits::DESCRIPTION_STANDBY_SOURCES {
+                return invalid(format!(
+                    "channel `{}` has {} standby sources; the limit is {}",
+                    channel.name,
+                    channel.standby_sources.len(),
+                    limits::DESCRIPTION_STANDBY_SOURCES
+                ));
+            }
             for rendition in &channel.renditions {
+                for source in &channel.standby_sources {
+                    let endpoint = Endpoint { source: Some(*source), ..rendition.flow.endpoint };
+                    endpoint
+                        .validate()
+                        .or_else(|m| invalid(format!("channel `{}`, standby source: {m}", channel.name)))?;
+                }
                 rendition.flow.validate().or_else(|m| {
                     invalid(format!("channel `{}`, rendition `{}`: {m}", channel.name, rendition.id))
                 })?;

@@ -8,6 +8,8 @@ pub const DESCRIPTION_CHANNELS: usize = 1000;
 pub const DESCRIPTION_RENDITIONS: usize = 100;
 /// Repair servers of a channel: refused above this.
 pub const DESCRIPTION_REPAIR_SERVERS: usize = 16;
+/// Standby sources of a channel: refused above this.
+pub const DESCRIPTION_STANDBY_SOURCES: usize = 3;
 
 /// Smallest encoding symbol we accept (tiny symbols make huge tables out of small lengths).
 pub const SYMBOL_SIZE_MIN: u16 = 8;

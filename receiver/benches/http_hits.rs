@@ -261,6 +261,7 @@ impl Shelf {
             manifest_url: "http://origin.example/master.m3u8".into(),
             prefixes: vec!["http://origin.example/".into()],
             token_parameters: vec![],
+            standby_sources: Vec::new(),
             repair_servers: Vec::new(),
             report_url: None,
             moq_url: None,

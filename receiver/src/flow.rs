@@ -35,6 +35,8 @@ pub struct Spec {
     pub key: RenditionKey,
     /// Where it is.
     pub flow: Flow,
+    /// Further sources of the same packets.
+    pub standby: Vec<IpAddr>,
     /// Key of FDT Instances; none only for foreign senders with `--insecure`.
     pub verify: Option<VerifyingKey>,
     /// Memory for objects under assembly and packets waiting for their FDT.
@@ -54,6 +56,7 @@ impl Spec {
             repair_tsi: self.flow.repair.map(|r| r.tsi),
             key: self.verify,
             allow_undigested: self.verify.is_none(),
+            senders: 1 + self.standby.len(),
             assembly_bytes: assembly,
             max_object_bytes: limits::OBJECT_BYTES.min(assembly),
             held_bytes: usize::try_from(held).unwrap_or(limits::HELD_BYTES),
@@ -161,7 +164,8 @@ pub struct Joined {
     source: MulticastReceiver,
     /// None: the repair flow shares the socket of the source flow, or there is none.
     repair: Option<MulticastReceiver>,
-    from: Option<IpAddr>,
+    /// Empty: any source.
+    from: Vec<IpAddr>,
 }
 
 /// Joins the groups of a rendition. Must be called inside a tokio runtime.
@@ -172,13 +176,19 @@ pub fn join(spec: &Spec, clock: Clock) -> Result<Joined, StartupError> {
     let endpoint = spec.flow.endpoint;
     let interface = choose_interface(spec.interface.as_deref(), &endpoint)?;
     let open = |e: &Endpoint| {
-        MulticastReceiver::join(&ReceiveOptions {
+        let options = ReceiveOptions {
             source: e.source,
             group: e.group,
             port: e.port,
             interface: interface.clone(),
             receive_buffer: spec.recv_buffer,
-        })
+        };
+        let socket = MulticastReceiver::join(&options)?;
+        // Any-source multicast hears them anyway.
+        for source in spec.standby.iter().filter(|_| e.source.is_some()) {
+            socket.join_also(&ReceiveOptions { source: Some(*source), ..options.clone() })?;
+        }
+        Ok(socket)
     };
     let source = open(&endpoint)?;
     let apart = spec.flow.repair.filter(|r| (r.group, r.port) != (endpoint.group, endpoint.port));
@@ -194,7 +204,9 @@ pub fn join(spec: &Spec, clock: Clock) -> Result<Joined, StartupError> {
         interface: interface.name,
         recv_buffer: source.receive_buffer(),
     });
-    Ok(Joined { key: spec.key.clone(), clock, shared, controls, source, repair, from: endpoint.source })
+    let from =
+        endpoint.source.into_iter().flat_map(|s| [s].into_iter().chain(spec.standby.clone())).collect();
+    Ok(Joined { key: spec.key.clone(), clock, shared, controls, source, repair, from })
 }
 
 /// The interface given, else that of the route to the source (to the group, for any-source multicast).
@@ -232,7 +244,7 @@ impl Joined {
         let intake = Intake {
             clock: self.clock,
             shared: self.shared.clone(),
-            from: self.from,
+            from: self.from.clone(),
             pending: Mutex::default(),
         };
         let mut decoding = JoinSet::new();
@@ -342,7 +354,7 @@ struct Pending {
 struct Intake {
     clock: Clock,
     shared: Arc<Shared>,
-    from: Option<IpAddr>,
+    from: Vec<IpAddr>,
     pending: Mutex<Pending>,
 }
 
@@ -350,7 +362,7 @@ impl Intake {
     fn packet(&self, socket: usize, from: SocketAddr, datagram: &[u8]) {
         self.shared.datagrams[socket].fetch_add(1, Ordering::Relaxed);
         // The kernel filters sources of SSM joins; a unicast packet to the port gets past it.
-        if self.from.is_some_and(|source| source != from.ip().to_canonical()) {
+        if !self.from.is_empty() && !self.from.contains(&from.ip().to_canonical()) {
             self.shared.wrong_source.fetch_add(1, Ordering::Relaxed);
             return;
         }

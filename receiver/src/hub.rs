@@ -232,6 +232,7 @@ impl Hub {
         Ok(Some(Spec {
             key: key.clone(),
             flow: entry.rendition.flow.clone(),
+            standby: entry.channel.standby_sources.clone(),
             verify,
             assembly_bytes: share,
             interface: self.options.interface.clone(),

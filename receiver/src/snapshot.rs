@@ -254,6 +254,9 @@ pub struct Totals {
     pub served: Bytes,
     /// Bytes fetched from origins, by why: `fallback`, `repair`, `manifest`, `key`.
     pub origin: BTreeMap<String, u64>,
+    /// Bytes of complete objects by the way they came: `multicast`, `sender`, `origin`, `moq` (each for the same decoder; they
+    /// add up to the objects' lengths), and `whole`: objects fetched whole by unicast.
+    pub object_bytes: BTreeMap<String, u64>,
     /// 1 - origin bytes / served bytes: what the uplink was spared. `None` before anything was served.
     pub offload: Option<f64>,
     /// Times that requests were held.

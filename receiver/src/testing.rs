@@ -20,6 +20,7 @@ pub(crate) fn channel(name: &str, manifest_url: &str) -> Channel {
         manifest_url: manifest_url.into(),
         prefixes: Vec::new(),
         token_parameters: Vec::new(),
+        standby_sources: Vec::new(),
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,

@@ -480,6 +480,7 @@ fn description() -> Vec<u8> {
         manifest_url: "http://o.example/news/master.m3u8".into(),
         prefixes: vec!["http://o.example/news/".into()],
         token_parameters: Vec::new(),
+        standby_sources: Vec::new(),
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,

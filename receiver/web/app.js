@@ -117,6 +117,7 @@ function showMemory(s) {
     ["Assembly", `${bytes(t.assembly_bytes)} of ${bytes(t.assembly_limit_bytes)}`],
     ["Disk", t.disk_limit_bytes ? `${bytes(t.disk_bytes)} of ${bytes(t.disk_limit_bytes)}` : "off"],
     ["Fetched from origins", Object.entries(t.origin).map(([why, n]) => `${why} ${bytes(n)}`).join(", ") || "nothing"],
+    ["Objects by way", Object.entries(t.object_bytes).map(([way, n]) => `${way} ${bytes(n)}`).join(", ") || "none yet"],
     ["Dropped by the kernel", `${t.kernel_drops} packets`],
     ["Refused", drops],
   ]);

@@ -203,6 +203,7 @@ impl Channels {
             symbol_size: r.flow.symbol_size,
             repair_percent: r.flow.repair_percent,
             session: self.session,
+            toi_of_content: true,
             first_toi: self.first_toi(),
             key: Some(self.issuer.key.clone()),
             ..SendConfig::new(r.flow.profile, r.flow.endpoint.tsi, repair_tsi, r.flow.rate_bps)

@@ -29,6 +29,9 @@ pub struct SenderSettings {
     /// S to announce, when the packets reach receivers from another address (behind a relay) [default: that of --source]
     #[arg(long, env = "MAHP_SENDER_ANNOUNCE_SOURCE", value_name = "ADDRESS")]
     pub announce_source: Option<IpAddr>,
+    /// Address of another sender of the same channels with the same key (hot standby); repeatable [default: none]
+    #[arg(long, env = "MAHP_SENDER_STANDBY_SOURCE", value_name = "ADDRESS", value_delimiter = ',')]
+    pub standby_source: Option<Vec<IpAddr>>,
     /// TTL (hop limit) of multicast packets [default: 1, they do not leave the local network]
     #[arg(long, env = "MAHP_SENDER_TTL", value_name = "HOPS")]
     pub ttl: Option<u8>,
@@ -162,6 +165,8 @@ pub struct Config {
     pub source: Option<IpAddr>,
     /// `announce-source`.
     pub announce_source: Option<IpAddr>,
+    /// `standby-source`.
+    pub standby_sources: Vec<IpAddr>,
     /// `ttl`.
     pub ttl: u8,
     /// `dscp`.
@@ -283,6 +288,8 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
     let ipv6 = c.ipv6.or(f.ipv6).unwrap_or_else(|| source.or(group_base).is_some_and(|a| a.is_ipv6()));
     let announce_source = c.announce_source.or(f.announce_source);
     check_addresses(source, announce_source, group_base, asm, ipv6)?;
+    let standby_sources = c.standby_source.or(f.standby_source).unwrap_or_default();
+    standby_sources.iter().try_for_each(|s| check_addresses(None, Some(*s), None, asm, ipv6))?;
     let dscp = c.dscp.or(f.dscp).unwrap_or(0);
     if dscp > 63 {
         return Err(place.wrong("dscp", &dscp.to_string(), "use 0 to 63; 34 (AF41) is usual for video"));
@@ -301,6 +308,7 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
         interface: c.interface.or(f.interface),
         source,
         announce_source,
+        standby_sources,
         ttl: c.ttl.or(f.ttl).unwrap_or(1),
         dscp,
         asm,

@@ -9,6 +9,7 @@ use mahp_common::export;
 use mahp_common::session::send::SendConfig;
 use mahp_common::{Digest, Object, ObjectKind, ObjectMeta, Tsi, WallTime};
 use mahp_runtime::error::StartupError;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -49,13 +50,15 @@ pub struct Issuer {
     pub repair: Offer,
 }
 
-/// What receivers are told about repair.
+/// What receivers are told about repair and standby.
 #[derive(Clone, Debug, Default)]
 pub struct Offer {
     /// Repair servers.
     pub servers: Vec<RepairServer>,
     /// Where reports go.
     pub report_url: Option<String>,
+    /// Other senders of the same channels.
+    pub standby: Vec<IpAddr>,
 }
 
 impl Issuer {
@@ -85,6 +88,7 @@ impl Issuer {
         for channel in &mut description.channels {
             channel.repair_servers.clone_from(&self.repair.servers);
             channel.report_url.clone_from(&self.repair.report_url);
+            channel.standby_sources.clone_from(&self.repair.standby);
         }
         let refused = |e: mahp_common::catalog::DescriptionError| {
             StartupError::usage(

@@ -129,6 +129,7 @@ fn plan_channel(config: &ChannelConfig, found: &Found, places: &mut Places) -> R
         manifest_url: config.url.to_string(),
         prefixes: found.prefixes.clone(),
         token_parameters: config.token_parameters.clone(),
+        standby_sources: Vec::new(),
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,

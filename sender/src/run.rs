@@ -240,14 +240,16 @@ fn host(http: SocketAddr, source: IpAddr) -> SocketAddr {
 /// Our own repair service, unless others are named.
 fn offer(config: &Config, host: SocketAddr) -> Offer {
     if config.repair.unicast_bps == 0 {
-        return Offer { servers: config.repair_servers.clone(), report_url: None };
+        let (servers, standby) = (config.repair_servers.clone(), config.standby_sources.clone());
+        return Offer { servers, report_url: None, standby };
     }
     let own = format!("http://{host}{}", repair::http::PREFIX);
     let servers = match config.repair_servers.as_slice() {
         [] => vec![RepairServer { url: own.clone(), weight: 1 }],
         given => given.to_vec(),
     };
-    Offer { servers, report_url: Some(format!("{own}{REPORT_PATH}")) }
+    let report_url = Some(format!("{own}{REPORT_PATH}"));
+    Offer { servers, report_url, standby: config.standby_sources.clone() }
 }
 
 fn banner(plan: &Plan, options: &SendOptions, host: SocketAddr, admin: SocketAddr) {

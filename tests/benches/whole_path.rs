@@ -277,6 +277,7 @@ async fn receive(c: Case, objects: u64) -> anyhow::Result<u64> {
     let spec = Spec {
         key: RenditionKey::new("bench", "video"),
         flow: flow(c, source),
+        standby: Vec::new(),
         verify: Some(key().verifying_key()),
         assembly_bytes: 64 << 20,
         interface: Some("lo".into()),

@@ -50,6 +50,7 @@ fn description() -> SessionDescription {
         manifest_url: url.into(),
         prefixes: Vec::new(),
         token_parameters: Vec::new(),
+        standby_sources: Vec::new(),
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,

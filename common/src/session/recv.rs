@@ -36,8 +36,8 @@ pub struct RecvSession {
     wall: WallTime,
     /// First packet ever.
     joined_at: Option<Time>,
-    /// Identity of the sender's run, and when it was last heard.
-    session: Option<(u64, Time)>,
+    /// Identities of the senders' runs, and when each was last heard.
+    sessions: Vec<(u64, Time)>,
     objects: BTreeMap<Toi, Assembly>,
     fdts: BTreeMap<u32, FdtAssembly>,
     /// FDT Instances read, and when: repeats are not read again for a while.
@@ -83,7 +83,7 @@ impl RecvSession {
             now: Time::ZERO,
             wall: WallTime::default(),
             joined_at: None,
-            session: None,
+            sessions: Vec::new(),
             objects: BTreeMap::new(),
             fdts: BTreeMap::new(),
             fdts_read: HashMap::new(),

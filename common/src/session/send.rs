@@ -17,7 +17,7 @@ use crate::wire::fti::{NO_CODE, RAPTORQ};
 use announce::Announcer;
 use bytes::Bytes;
 use outgoing::{Repairing, Sending};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 /// Parameters of a [`SendSession`]. Fixed for its life.
@@ -42,7 +42,10 @@ pub struct SendConfig {
     pub max_segments: usize,
     /// Identity of this run of the sender, in every FDT Instance.
     pub session: u64,
-    /// First TOI. Derived from wall clock by the driver, so that a restart goes on above the TOIs of the run before.
+    /// TOIs follow from what an object is (URL, range, digest), so that every sender of a channel gives the same object the same
+    /// TOI, in every run: symbols of a hot standby, and of a restarted sender, add up with those before.
+    pub toi_of_content: bool,
+    /// First TOI, where they are counted; first FDT Instance. Derived from wall clock by the driver, so that a restart goes on above the TOIs of the run before.
     pub first_toi: u32,
     /// Key for FDT Instances; none = unsigned (interoperation only).
     pub key: Option<crate::auth::SigningKey>,
@@ -69,6 +72,7 @@ impl SendConfig {
             rate_bps,
             max_segments: 16,
             session: 0,
+            toi_of_content: false,
             first_toi: 1,
             key: None,
             fdt_lifetime: Duration::from_secs(120),
@@ -257,7 +261,10 @@ struct Queued {
 /// TOIs given so far, and how many repair symbols each object's blocks have used.
 #[derive(Debug)]
 struct Identities {
+    of_content: bool,
     next_toi: u32,
+    /// TOIs in use, where they follow from content: two objects of the same 32 bits must not meet.
+    taken: HashSet<Toi>,
     known: HashMap<Identity, Toi>,
     used: HashMap<Toi, u32>,
     order: VecDeque<Identity>,
@@ -277,18 +284,38 @@ impl Identities {
         if let Some(toi) = self.known.get(&key) {
             return *toi;
         }
-        let toi = Toi(u128::from(self.next_toi));
-        // TOI 0 is the FDT.
-        self.next_toi = self.next_toi.checked_add(1).unwrap_or(1);
+        let toi = if self.of_content { self.free(&key) } else { self.next() };
         if self.order.len() >= REMEMBERED_OBJECTS
             && let Some(old) = self.order.pop_front()
             && let Some(old) = self.known.remove(&old)
         {
             self.used.remove(&old);
+            self.taken.remove(&old);
         }
+        self.taken.insert(toi);
         self.known.insert(key.clone(), toi);
         self.order.push_back(key);
         toi
+    }
+
+    fn next(&mut self) -> Toi {
+        let toi = Toi(u128::from(self.next_toi));
+        // TOI 0 is the FDT.
+        self.next_toi = self.next_toi.checked_add(1).unwrap_or(1);
+        toi
+    }
+
+    /// The first 32 bits of the BLAKE3 of URL, first byte and digest, or the next free number.
+    fn free(&self, (url, first, digest): &Identity) -> Toi {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(url.as_bytes()).update(&[0]).update(&first.unwrap_or(0).to_be_bytes());
+        hasher.update(&digest.map_or([0; 32], |d| d.0));
+        let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+        let mut toi = u32::from_be_bytes([a, b, c, d]);
+        while toi == 0 || self.taken.contains(&Toi(toi.into())) {
+            toi = toi.wrapping_add(1);
+        }
+        Toi(toi.into())
     }
 
     /// The first of `count` repair symbols of each block of an object that were not sent before.
@@ -304,6 +331,8 @@ impl SendSession {
     /// A session with nothing to send.
     pub fn new(config: SendConfig) -> SendSession {
         let identities = Identities {
+            of_content: config.toi_of_content,
+            taken: HashSet::new(),
             next_toi: config.first_toi.max(1),
             known: HashMap::new(),
             used: HashMap::new(),

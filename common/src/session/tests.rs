@@ -8,7 +8,7 @@ use crate::fec::{Blocks, EncodeJob};
 use crate::ids::{Esi, Sbn, Toi};
 use crate::object::Object;
 use crate::session::recv::Path;
-use crate::session::send::FlowKind;
+use crate::session::send::{self, FlowKind, SendConfig, SendSession};
 use crate::testing::{Pair, by_url, configs, noise, seed, segment};
 use crate::time::Time;
 use crate::wire::alc::{AlcPacket, PayloadId};
@@ -407,6 +407,82 @@ fn the_repair_share_follows_what_it_is_told() {
         repair.push((pair.sender.stats().repair_bytes - before) / 10_000);
     }
     assert!((15..18).contains(&repair[0]) && repair[1] == 0 && (40..46).contains(&repair[2]), "{repair:?}");
+}
+
+/// Two senders of one session, the second 300 ms behind; the first is killed in the middle of its fourth object. How many of
+/// eight objects are here within 1.5 s after the second sender began them.
+fn hot_standby(senders: usize, toi_of_content: bool) -> (usize, Vec<Toi>) {
+    let (send, mut recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    recv.senders = senders;
+    let mut second = SendConfig { toi_of_content, session: send.session - 7, ..send.clone() };
+    second.first_toi += 31;
+    let mut engines = [SendSession::new(SendConfig { toi_of_content, ..send }), SendSession::new(second)];
+    let mut pair = Pair::new(configs(WireProfile::Mabr, MBIT).0, recv, link(1));
+    let mut rng = fastrand::Rng::with_seed(seed(31));
+    let mut buf = Vec::new();
+    let mut in_time = 0;
+    for ms in 0..16_000u64 {
+        pair.run_for(Duration::from_millis(1));
+        let (now, wall) = (pair.now, pair.wall());
+        for (i, late) in [0, 300].into_iter().enumerate() {
+            if ms % 2000 == late {
+                let object = Box::new(segment(ms / 2000, 1_000_000));
+                engines[i].handle_input(send::Input::Object { now, wall, tag: ms, object });
+            }
+            engines[i].handle_input(send::Input::Timeout { now, wall });
+            loop {
+                match engines[i].poll_output(&mut buf) {
+                    send::Output::Transmit(t) => {
+                        for packet in buf[..t.len].chunks(t.segment_size) {
+                            let dead = i == 0 && ms > 6100;
+                            if !dead && rng.f64() > 0.02 {
+                                pair.datagram(packet);
+                            }
+                        }
+                    }
+                    send::Output::Command(send::Command::Encode(job)) => {
+                        engines[i].handle_input(send::Input::Encoded { now, result: job.run() });
+                    }
+                    send::Output::Event(_) => {}
+                    send::Output::Timeout(_) => break,
+                }
+            }
+        }
+        if ms % 2000 == 1800 {
+            let url = segment(ms / 2000, 0).meta.url;
+            in_time += usize::from(by_url(&pair.log).contains_key(&url));
+        }
+    }
+    (in_time, pair.log.complete.iter().map(|(_, toi, ..)| *toi).collect())
+}
+
+#[test]
+fn the_death_of_one_of_two_senders_is_not_noticed() {
+    let (in_time, tois) = hot_standby(2, true);
+    assert_eq!((in_time, tois.len()), (8, 8), "all in time, and none twice");
+    // Negative controls: a receiver that knows of one sender only, and senders that count their objects.
+    let (in_time, _) = hot_standby(1, true);
+    assert!(in_time < 8, "{in_time}");
+    let (_, tois) = hot_standby(2, false);
+    assert!(tois.len() > 8, "the same object under two TOIs: {}", tois.len());
+}
+
+#[test]
+fn a_restarted_sender_of_content_tois_goes_on_with_the_same_objects() {
+    let (mut send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
+    send.toi_of_content = true;
+    let mut pair = Pair::new(send.clone(), recv, link(1));
+    pair.send(segment(0, 500_000));
+    pair.run_for(Duration::from_secs(1));
+    let first = pair.log.complete[0].1;
+    send.session += 1;
+    send.first_toi += 999;
+    pair.restart_sender(send);
+    pair.send(segment(0, 500_000));
+    pair.send(segment(1, 500_000));
+    pair.run_for(Duration::from_secs(2));
+    let tois: Vec<Toi> = pair.log.complete.iter().map(|c| c.1).collect();
+    assert!(tois.contains(&first) && tois.len() >= 2 && tois[0] != tois[tois.len() - 1], "{tois:?}");
 }
 
 #[test]

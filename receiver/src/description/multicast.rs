@@ -179,6 +179,7 @@ fn foreign(endpoint: &Endpoint, flows: &BTreeSet<Tsi>) -> SessionDescription {
         manifest_url: String::new(),
         prefixes: Vec::new(),
         token_parameters: Vec::new(),
+        standby_sources: Vec::new(),
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,

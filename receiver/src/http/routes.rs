@@ -135,6 +135,7 @@ mod tests {
             manifest_url: manifest.into(),
             prefixes: vec![],
             token_parameters: vec![],
+            standby_sources: Vec::new(),
             repair_servers: Vec::new(),
             report_url: None,
             moq_url: None,

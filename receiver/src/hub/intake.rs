@@ -177,8 +177,8 @@ impl State {
     ) {
         meta.kind = ObjectKind::Manifest; // foreign senders do not say
         // An older version that took longer than a newer one.
-        if self.manifests.get(&resource).is_some_and(|m| m.toi > Some(toi))
-            && self.store.piece(&resource, 0).is_some()
+        if let Some((info, stored)) = self.manifests.get(&resource).zip(self.store.piece(&resource, 0))
+            && is_newer((&stored.meta, info.toi), (&meta, toi))
         {
             return;
         }
@@ -329,6 +329,14 @@ impl super::Entry {
         {
             self.stats.delay_ms = Some(wall.unix_millis().saturating_sub(at));
         }
+    }
+}
+
+/// Whether the version that is here is newer than one that has come: by the time its sender had it, else by its number.
+fn is_newer(here: (&ObjectMeta, Option<Toi>), came: (&ObjectMeta, Toi)) -> bool {
+    match (here.0.available_at, came.0.available_at) {
+        (Some(here), Some(came)) => here > came,
+        _ => here.1 > Some(came.1),
     }
 }
 

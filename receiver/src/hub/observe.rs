@@ -142,8 +142,9 @@ impl Hub {
             counter!("mahp_receiver_packets_total", "channel" => name()).absolute(sum.packets);
             counter!("mahp_receiver_received_bytes_total", "channel" => name()).absolute(sum.bytes);
             counter!("mahp_receiver_symbols_missing_total", "channel" => name()).absolute(sum.lost_symbols);
-            for (path, bytes) in sum.object_bytes.iter() {
-                counter!("mahp_receiver_object_bytes_total", "channel" => name(), "path" => path.as_str())
+            let whole = [("whole", sum.whole_bytes)];
+            for (path, bytes) in sum.object_bytes.iter().map(|(p, n)| (p.as_str(), n)).chain(whole) {
+                counter!("mahp_receiver_object_bytes_total", "channel" => name(), "path" => path)
                     .absolute(bytes);
             }
             let kinds = [
@@ -197,6 +198,7 @@ impl State {
             offload: (served.total() > 0).then(|| 1.0 - share(fetched, served.total())),
             served,
             origin,
+            object_bytes: self.object_bytes(),
             hold_ms: hub.served.holds(),
             rate_bps: 0,
             objects: Objects::default(),
@@ -210,6 +212,14 @@ impl State {
             drops: self.drops.iter().map(|(r, n)| (r.as_str().to_owned(), n)).collect(),
             kernel_drops: self.renditions.values().map(|e| e.stats.counts.kernel_drops).sum(),
         }
+    }
+
+    /// Every byte of every object of the channels, by way.
+    fn object_bytes(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut sum = super::stats::Counts::default();
+        self.renditions.values().for_each(|e| sum.add(&e.stats.counts));
+        let ways = sum.object_bytes.iter().map(|(path, bytes)| (path.as_str().to_owned(), bytes));
+        ways.chain([("whole".to_owned(), sum.whole_bytes)]).filter(|(_, bytes)| *bytes > 0).collect()
     }
 
     fn channel_snapshots(&self, hub: &Hub, now: Time) -> Vec<ChannelSnapshot> {

@@ -118,7 +118,9 @@ impl State {
         let target = std::time::Duration::from_millis(channel.target_duration_ms);
         match self.renditions.get_mut(key) {
             Some(entry) => {
-                let moved = entry.rendition.flow != rendition.flow || entry.session != session;
+                let moved = entry.rendition.flow != rendition.flow
+                    || entry.channel.standby_sources != channel.standby_sources
+                    || entry.session != session;
                 if entry.channel.live != channel.live
                     || entry.channel.target_duration_ms != channel.target_duration_ms
                 {

@@ -24,6 +24,8 @@ pub(super) struct Counts {
     pub(super) recovered_symbols: u64,
     /// Bytes of complete objects by way.
     pub(super) object_bytes: ByPath,
+    /// Bytes of objects fetched whole by unicast.
+    pub(super) whole_bytes: u64,
     pub(super) loss_runs: [u64; RUN_BINS],
     pub(super) kernel_drops: u64,
     pub(super) objects: Objects,
@@ -42,6 +44,7 @@ impl Counts {
         self.expected_symbols += other.expected_symbols;
         self.recovered_symbols += other.recovered_symbols;
         self.object_bytes.add_all(&other.object_bytes);
+        self.whole_bytes += other.whole_bytes;
         self.loss_runs.iter_mut().zip(other.loss_runs).for_each(|(a, b)| *a += b);
         self.kernel_drops += other.kernel_drops;
         add(&mut self.objects, &other.objects);

@@ -7,6 +7,7 @@
 mod client;
 mod report;
 
+use crate::http::access::is_channel_host;
 use crate::hub::Hub;
 use crate::hub::recover::Wanted;
 use crate::library::Library as _;
@@ -222,7 +223,8 @@ impl Recovery {
             key: self.hub.key(&url),
             url: url.clone(),
             range,
-            reach: Reach::Any,
+            // What nobody vouches for must not lead into a private network.
+            reach: if is_channel_host(&self.hub.channels(), &url) { Reach::Any } else { Reach::Public },
             credentials: Credentials::default(),
             alone: false,
             exact: false,

@@ -4,7 +4,7 @@ use super::iface::{self, Interface};
 use super::{scoped_raw, sys};
 use crate::error::StartupError;
 use quinn_udp::{RecvMeta, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::cell::Cell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -58,6 +58,17 @@ impl MulticastReceiver {
         let io = UdpSocket::from_std(socket.into()).map_err(|e| open_error(options, &e))?;
         let interface = (interface.name.clone(), interface.index);
         Ok(MulticastReceiver { io, state, interface, receive_buffer, calls: 0 })
+    }
+
+    /// Joins the group from another source too (SSM): its packets come to the same socket.
+    ///
+    /// # Errors
+    /// `E-JOIN-IFACE`, `E-JOIN-LIMIT`, as [`MulticastReceiver::join`].
+    pub fn join_also(&self, options: &ReceiveOptions) -> Result<(), StartupError> {
+        check(options)?;
+        let ReceiveOptions { source, group, interface, .. } = options;
+        sys::join(&SockRef::from(&self.io), interface.index, *group, *source)
+            .map_err(|e| join_error(options, &e))
     }
 
     /// Receive buffer the kernel gave, bytes (SO_RCVBUF / 2).

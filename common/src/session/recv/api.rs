@@ -21,6 +21,8 @@ pub struct RecvConfig {
     pub key: Option<crate::auth::VerifyingKey>,
     /// Whether objects without a digest are accepted (foreign senders). Never with `key`.
     pub allow_undigested: bool,
+    /// Senders of this session that may be at work at a time: 1, and one for each hot standby.
+    pub senders: usize,
     /// Bytes of objects under assembly.
     pub assembly_bytes: u64,
     /// Largest object.
@@ -41,6 +43,7 @@ impl Default for RecvConfig {
             repair_tsi: None,
             key: None,
             allow_undigested: false,
+            senders: 1,
             assembly_bytes: 48 << 20,
             max_object_bytes: limits::OBJECT_BYTES,
             held_bytes: limits::HELD_BYTES,

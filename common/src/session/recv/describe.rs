@@ -4,6 +4,7 @@ use super::{Event, RecvSession};
 use crate::drop::DropReason;
 use crate::ids::Toi;
 use crate::limits;
+use crate::object::ObjectMeta;
 use crate::session::recv::assembly::{Assembly, Cut};
 use crate::time::WallTime;
 use crate::wire::ext::ContentEncoding;
@@ -64,19 +65,30 @@ impl RecvSession {
         i64::from(distance) + (self.config.clock_tolerance.as_secs() as i64) < 0
     }
 
+    /// A description is of a run that is known, or of a new one. A run of a higher identity takes the place of the one that has
+    /// been silent longest at once; one of a lower identity (a replay, or a sender whose clock went back) only when that was
+    /// silent for a while.
     fn enter_session(&mut self, session: u64) -> Result<(), DropReason> {
-        match self.session {
-            Some((current, _)) if current == session => {}
-            Some((current, heard)) if session < current && self.now < heard + SESSION_SILENCE => {
-                return Err(DropReason::OldSession);
-            }
-            Some(_) => {
-                self.abandon_session();
-                self.events.push_back(Event::NewSession { session });
-            }
-            None => {}
+        let now = self.now;
+        if let Some((_, heard)) = self.sessions.iter_mut().find(|(known, _)| *known == session) {
+            *heard = now;
+            return Ok(());
         }
-        self.session = Some((session, self.now));
+        let senders = self.config.senders.max(1);
+        if self.sessions.len() < senders {
+            self.sessions.push((session, now));
+            return Ok(());
+        }
+        let Some(place) = self.sessions.iter_mut().min_by_key(|(_, heard)| *heard) else { return Ok(()) };
+        if session < place.0 && now < place.1 + SESSION_SILENCE {
+            return Err(DropReason::OldSession);
+        }
+        *place = (session, now);
+        if senders == 1 {
+            // With a standby, another sender goes on with the same objects.
+            self.abandon_session();
+        }
+        self.events.push_back(Event::NewSession { session });
         Ok(())
     }
 
@@ -113,7 +125,7 @@ impl RecvSession {
             .and_then(|a| a.meta.as_ref())
             .or_else(|| self.waiting.get(&file.toi).map(|w| &w.meta));
         match known {
-            Some(meta) if *meta == file.meta => Ok(true),
+            Some(meta) if is_same(meta, &file.meta) => Ok(true),
             Some(_) if self.config.key.is_some() => Err(DropReason::FdtConflict),
             Some(_) => {
                 self.remove(file.toi);
@@ -180,6 +192,14 @@ impl RecvSession {
         }
         Ok(())
     }
+}
+
+/// Whether two descriptions are of the same bytes. Two senders of a channel may have had them at different times, and with
+/// different headers.
+fn is_same(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    a == b
+        || (a.digest.is_some()
+            && (&a.url, a.range, a.length, a.digest) == (&b.url, b.range, b.length, b.digest))
 }
 
 /// Undoes EXT_CENC, bounded.

@@ -20,6 +20,15 @@ const INSTANCE_ID_MASK: u32 = 0xf_ffff;
 /// What a signature adds to an instance, about.
 const SIGNATURE_BYTES: usize = 110;
 
+/// Of two senders of one session, packets of FDT Instances must not be taken for one another's: they begin far apart.
+fn first_instance(config: &SendConfig) -> u32 {
+    if !config.toi_of_content {
+        return config.first_toi;
+    }
+    let [a, b, c, d, ..] = *blake3::hash(&config.session.to_be_bytes()).as_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
 /// Lists the newest objects; each call of [`Announcer::instance`] is a new FDT Instance.
 #[derive(Debug)]
 pub(super) struct Announcer {
@@ -47,7 +56,7 @@ impl Announcer {
             window: config.fdt_window.max(1),
             // Started from the TOI, which goes on over restarts: a receiver must not take this run's first instances for
             // those of the run before.
-            instance_id: config.first_toi & INSTANCE_ID_MASK,
+            instance_id: first_instance(config) & INSTANCE_ID_MASK,
             files: VecDeque::new(),
             last: None,
         }

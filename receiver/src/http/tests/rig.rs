@@ -36,6 +36,7 @@ pub(crate) fn channel() -> Channel {
         manifest_url: CHANNEL.into(),
         prefixes: vec!["https://cdn.example/".into()],
         token_parameters: vec![],
+        standby_sources: Vec::new(),
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,
