@@ -27,12 +27,14 @@ pub struct Cadence {
     expected: Time,
     /// Requests after `expected` that saw no change.
     misses: u32,
+    /// Whether the rhythm is known. The first request always finds segments, however long they have been there.
+    found: bool,
 }
 
 impl Default for Cadence {
     fn default() -> Self {
         let two = Duration::from_secs(2);
-        Cadence { target: two, interval: two, unseen: None, expected: Time::ZERO, misses: 0 }
+        Cadence { target: two, interval: two, unseen: None, expected: Time::ZERO, misses: 0, found: false }
     }
 }
 
@@ -41,7 +43,13 @@ impl Cadence {
     pub fn changed(&mut self, asked: Time, target: Duration, last: Duration) -> Time {
         self.target = target.clamp(MIN, MAX);
         self.interval = last.clamp(self.target / 2, self.target);
-        let span = self.unseen.map_or(Duration::ZERO, |t| asked.since(t)).min(self.interval / 2);
+        let span = match self.unseen {
+            Some(unseen) => asked.since(unseen),
+            None if self.found => Duration::ZERO,
+            None => self.interval,
+        };
+        let span = span.min(self.interval / 2);
+        self.found |= span <= EXACT;
         self.expected = asked + self.interval;
         self.misses = 0;
         self.unseen = None;
@@ -78,6 +86,7 @@ mod tests {
         target: Duration,
         phase: Duration,
         jitter: u64,
+        begin: Duration,
         seconds: u64,
     ) -> (Vec<Duration>, usize) {
         let mut rng = fastrand::Rng::with_seed(7);
@@ -87,7 +96,7 @@ mod tests {
             .take_while(|t| *t < Time::from_secs(seconds))
             .collect();
         let (mut seen, mut requests, mut late) = (0, 0, Vec::new());
-        let mut at = Time::ZERO;
+        let mut at = Time::ZERO + begin;
         while at < Time::from_secs(seconds) {
             requests += 1;
             let there = published.iter().filter(|t| **t <= at).count();
@@ -107,7 +116,8 @@ mod tests {
         for (segment, target) in [(2000, 2000), (1920, 2000), (6000, 6000), (4000, 6000)] {
             for phase in [0, 300, 990, 1700] {
                 let (segment, target) = (Duration::from_millis(segment), Duration::from_millis(target));
-                let (late, requests) = follow(segment, target, Duration::from_millis(phase), 50, 300);
+                let (late, requests) =
+                    follow(segment, target, Duration::from_millis(phase), 50, Duration::ZERO, 300);
                 let settled = &late[late.len() / 2..];
                 let mean = settled.iter().sum::<Duration>() / u32::try_from(settled.len()).expect("few");
                 assert!(mean < segment / 6, "{segment:?} at {phase}: {mean:?}");
@@ -121,11 +131,22 @@ mod tests {
     }
 
     #[test]
+    fn rhythm_is_found_though_the_first_request_finds_a_window_of_segments() {
+        let segment = Duration::from_secs(2);
+        for begin in (60_000..62_000).step_by(130) {
+            let begin = Duration::from_millis(begin);
+            let (late, _) = follow(segment, segment, Duration::ZERO, 0, begin, 200);
+            let last = late.last().expect("segments were found");
+            assert!(*last <= EXACT, "begun after {begin:?}: {last:?} late");
+        }
+    }
+
+    #[test]
     fn origin_that_stands_still_is_asked_at_half_the_target_duration() {
         let mut cadence = Cadence::default();
         let target = Duration::from_secs(4);
         let mut at = cadence.changed(Time::ZERO, target, target);
-        assert_eq!(at, Time::from_secs(4), "after the target duration");
+        assert!(at <= Time::from_secs(4), "after the target duration at the latest");
         for _ in 0..10 {
             at = cadence.unchanged(at);
         }
