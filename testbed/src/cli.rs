@@ -1,14 +1,20 @@
 //! The command line.
 
+mod suite;
+
 use crate::clip::Clip;
-use crate::demo::{self, DemoArgs, child};
+use crate::demo::{self, DemoArgs};
 use crate::origin::Origin;
 use crate::presentation::Presentation;
+use crate::run::play::{self, PlayArgs};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use mahp_runtime::config::Span;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::shutdown;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +32,18 @@ enum Command {
     Demo(DemoArgs),
     /// Serve the test clip as live and on-demand HLS and DASH.
     Origin(OriginArgs),
+    /// Run a scenario and write its report.
+    Run(RunArgs),
+    /// The shipped scenarios.
+    List,
+    /// Run many scenarios: `short` or `full`.
+    Suite(SuiteArgs),
+    /// Two reports side by side.
+    Compare(CompareArgs),
+    /// One plot of a report as an SVG file, to the standard output.
+    Plot(PlotArgs),
+    /// The built-in player.
+    Play(PlayArgs),
     /// `mahp-sender` in a child process of the demo.
     #[command(hide = true, disable_help_flag = true)]
     Sender(ChildArgs),
@@ -43,9 +61,92 @@ struct ChildArgs {
 
 #[derive(Debug, Args)]
 struct OriginArgs {
-    /// Where to listen.
+    /// Where to listen
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))]
     listen: SocketAddr,
+    /// The clip as it is, or as the standard channel of three renditions up to 8 Mbit/s
+    #[arg(long, value_name = "CONTENT", default_value = "clip")]
+    content: play::Content,
+    /// Serve the files of a folder too
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// When live segment 0 began, Unix milliseconds [default: a minute ago]
+    #[arg(long, value_name = "MS")]
+    epoch_ms: Option<u64>,
+    /// Length of what is on demand
+    #[arg(long, value_name = "TIME", default_value = "64s")]
+    vod: Span,
+    /// Added before each answer
+    #[arg(long, value_name = "TIME", default_value = "0ms")]
+    delay: Span,
+}
+
+/// How runs are done.
+#[derive(Args, Clone, Debug)]
+struct How {
+    /// Seed of all randomness [default: the scenario's]
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Folder for the result [default: testbed-results/NAME]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Folder with mahp-sender and mahp-receiver to run [default: the same programs within this executable]
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+    /// Everything on the loopback interface: for machines that allow no network namespaces. Shows less, and says what
+    #[arg(long)]
+    no_namespaces: bool,
+    /// Print what the programs say
+    #[arg(long)]
+    verbose: bool,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// A file, or the name of a shipped scenario (see `list`)
+    scenario: String,
+    /// As in the short suite: times are multiplied by the scenario's `short`
+    #[arg(long)]
+    short: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Args, Debug)]
+struct SuiteArgs {
+    /// `short` (as CI runs it) or `full`
+    name: Suite,
+    /// Only scenarios whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Scenarios at the same time [default: 1]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    jobs: usize,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    Short,
+    Full,
+}
+
+#[derive(Args, Debug)]
+struct PlotArgs {
+    /// A report.json, or its folder
+    report: PathBuf,
+    /// Part of the plot's title
+    #[arg(default_value = "by source")]
+    title: String,
+}
+
+#[derive(Args, Debug)]
+struct CompareArgs {
+    /// A report.json, or its folder
+    a: PathBuf,
+    /// Another
+    b: PathBuf,
 }
 
 /// Runs the program. Exit codes: 0 fine, 1 run-time error or failed check, 2 usage.
@@ -59,6 +160,12 @@ pub fn main_with_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Origin(args) => {
             runtime().and_then(|r| r.block_on(serve_origin(&args))).map(|()| ExitCode::SUCCESS)
         }
+        Command::Run(args) => return suite::exit(suite::run(&args.scenario, args.short, &args.how)),
+        Command::List => return suite::list(),
+        Command::Suite(args) => suite::suite(&args),
+        Command::Compare(args) => suite::compare(&args),
+        Command::Plot(args) => suite::plot(&args),
+        Command::Play(args) => runtime().and_then(|r| r.block_on(play::play(args))),
         Command::Sender(args) => {
             let entry = |args| mahp_sender::main_with_args(args).map(|()| 0);
             return as_child("mahp-sender", args, entry);
@@ -80,7 +187,6 @@ fn as_child(
     args: ChildArgs,
     entry: impl FnOnce(Vec<OsString>) -> Result<u8, StartupError>,
 ) -> ExitCode {
-    child::follow_parent();
     let args = std::iter::once(name.into()).chain(args.args).collect();
     match entry(args) {
         Ok(status) => ExitCode::from(status),
@@ -102,12 +208,26 @@ pub(crate) fn live_presentation() -> Presentation {
     Presentation::new(Clip::embedded(), epoch, Duration::from_secs(64))
 }
 
+/// What the origin program serves.
+fn presentation(args: &OriginArgs) -> Presentation {
+    let now = mahp_runtime::clock::Clock::new().wall();
+    let ago = mahp_common::WallTime::from_unix_secs(now.unix_secs().saturating_sub(60));
+    let epoch = args.epoch_ms.map_or(ago, mahp_common::WallTime::from_unix_millis);
+    let clip = match args.content {
+        play::Content::Standard => Clip::standard(),
+        play::Content::Clip | play::Content::Folder => Clip::embedded(),
+    };
+    Presentation::new(clip, epoch, args.vod.0)
+}
+
 async fn serve_origin(args: &OriginArgs) -> anyhow::Result<()> {
-    let origin = Origin::start(args.listen, live_presentation())
+    let origin = Origin::with_folder(args.listen, presentation(args), args.folder.clone())
         .await
         .with_context(|| format!("cannot listen on {}; try --listen with another port", args.listen))?;
     for path in ["/live/master.m3u8", "/live/manifest.mpd", "/vod/master.m3u8", "/vod/manifest.mpd"] {
         println!("{}", origin.url(path));
     }
-    tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")
+    origin.set_knobs(|knobs| knobs.delay = args.delay.0);
+    shutdown::on_signals().cancelled().await;
+    Ok(())
 }

@@ -44,6 +44,8 @@ pub struct Track {
     pub init: Bytes,
     /// Units per second of the track's times.
     pub timescale: u32,
+    /// Bit rate that segments are filled up to with `free` boxes (ISO/IEC 14496-12 section 8.1.2), which players skip.
+    pub filled_to: Option<u64>,
     fragments: Vec<Fragment>,
 }
 
@@ -73,6 +75,27 @@ impl Clip {
                     track("audio", Audio, "mp4a.40.2", None, audio),
                 ],
             })
+        })
+        .clone()
+    }
+
+    /// The standard channel of measurements: the clip's pictures at 8, 3 and 1 Mbit/s, and its sound.
+    pub fn standard() -> Arc<Clip> {
+        static CLIP: OnceLock<Arc<Clip>> = OnceLock::new();
+        CLIP.get_or_init(|| {
+            let clip = Clip::embedded();
+            let filled = |name, of: &str, rate| Track {
+                name,
+                filled_to: Some(rate),
+                ..clip.track(of).cloned().expect("a track of the embedded clip")
+            };
+            let mut tracks = vec![
+                filled("top", "hi", 8_000_000),
+                filled("mid", "hi", 3_000_000),
+                filled("low", "lo", 1_000_000),
+            ];
+            tracks.extend(clip.track("audio").cloned());
+            Arc::new(Clip { tracks })
         })
         .clone()
     }
@@ -111,7 +134,16 @@ impl Track {
         if fragments.is_empty() {
             return Err(BoxError("no movie fragment"));
         }
-        Ok(Track { name, kind, codecs, size, timescale: boxes::timescale(&init)?, init, fragments })
+        Ok(Track {
+            name,
+            kind,
+            codecs,
+            size,
+            timescale: boxes::timescale(&init)?,
+            init,
+            filled_to: None,
+            fragments,
+        })
     }
 
     /// The segments as packaged.
@@ -154,11 +186,31 @@ impl Track {
         let sequence = u32::try_from((number + 1) & 0xffff_ffff).unwrap_or(0);
         boxes::set_timing(&mut bytes, Timing { sequence, decode_time: self.times(number).0 })
             .expect("every fragment of the clip was read when it was cut");
+        self.fill(&mut bytes, number);
         Bytes::from(bytes)
+    }
+
+    /// Adds a `free` box with bytes that no other segment has.
+    fn fill(&self, bytes: &mut Vec<u8>, number: u64) {
+        let Some(rate) = self.filled_to else { return };
+        let wanted = self.filled_bytes(rate, self.times(number).1);
+        let Some(room) = wanted.checked_sub(bytes.len()).filter(|r| *r >= 8) else { return };
+        let at = bytes.len() + 8;
+        bytes.extend(u32::try_from(room).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(b"free");
+        bytes.resize(wanted, 0);
+        fastrand::Rng::with_seed(number ^ rate << 32).fill(&mut bytes[at..]);
+    }
+
+    fn filled_bytes(&self, rate: u64, units: u64) -> usize {
+        usize::try_from(rate * units / 8 / u64::from(self.timescale).max(1)).unwrap_or(0)
     }
 
     /// Largest and average bit rate over segments, bit/s.
     pub fn bitrates(&self) -> (u64, u64) {
+        if let Some(rate) = self.filled_to {
+            return (rate, rate);
+        }
         let rate = |bytes: usize, units: u64| bytes as u64 * 8 * u64::from(self.timescale) / units.max(1);
         let peak = self.fragments.iter().map(|f| rate(f.bytes.len(), f.duration)).max().unwrap_or(0);
         let total = self.fragments.iter().map(|f| f.bytes.len()).sum();
@@ -189,6 +241,23 @@ mod tests {
                 let hex: String = track.init[at..at + 3].iter().map(|b| format!("{b:02x}")).collect();
                 assert_eq!(track.codecs, format!("avc1.{hex}"));
             }
+        }
+    }
+
+    #[test]
+    fn the_standard_channel_has_the_rates_it_says_and_no_two_segments_alike() {
+        let clip = Clip::standard();
+        for (track, rate) in clip.tracks().iter().zip([8_000_000, 3_000_000, 1_000_000]) {
+            assert_eq!(track.bitrates(), (rate, rate));
+            let segments = [0, 1, 8].map(|n| track.segment(n));
+            for segment in &segments {
+                assert_eq!(segment.len() as u64, rate * 2 / 8, "{}", track.name);
+                let boxes = boxes::children(segment, 0..segment.len()).unwrap();
+                assert_eq!(&boxes.last().unwrap().kind, b"free");
+            }
+            let tail = |n: usize| segments[n].slice(segments[n].len() - 1000..);
+            assert!(tail(0) != tail(1) && tail(0) != tail(2));
+            assert!(track.segment(8) == segments[2], "the same at every call");
         }
     }
 

@@ -7,6 +7,12 @@
 //! | [`origin`] | the web server in front of it: access log, delay, faults, stop |
 //! | [`link`] | the bad link: loss, delay, duplicates, reordering, without root |
 //! | [`client`] | the player: fetches, plays with a playhead instead of a decoder, compares with the origin |
+//! | [`emu`] | the link emulator: impairments, snooping, switch (pure) |
+//! | [`net`] | namespaces, interfaces and frames around it |
+//! | [`scenario`] | what runs, what goes wrong when, what must hold |
+//! | [`run`] | runs a scenario: starts, samples, stops |
+//! | [`result`] | what it showed: figures, verdict, report.json, report.html |
+//! | [`process`] | programs that end when the testbed ends |
 //! | [`demo`] | all of it together, with the sender and the receiver as processes |
 //! | [`report`] | what a run showed, and whether that is good enough |
 
@@ -15,7 +21,13 @@ pub mod cli;
 pub mod client;
 pub mod clip;
 pub mod demo;
+pub mod emu;
 pub mod link;
+pub mod net;
 pub mod origin;
 pub mod presentation;
+pub mod process;
 pub mod report;
+pub mod result;
+pub mod run;
+pub mod scenario;

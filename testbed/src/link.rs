@@ -78,6 +78,21 @@ pub struct Impairment {
 }
 
 impl Impairment {
+    /// As much of an emulator's impairment as this link can do: loss, bursts, outage, delay, jitter, duplicates.
+    pub fn of(other: &crate::emu::Impairment, seed: u64) -> Impairment {
+        use crate::emu::LossModel;
+        let burst = if let LossModel::Bursts(_, burst) = other.loss { burst } else { 1.0 };
+        Impairment {
+            loss: if other.outage { Percent(1.0) } else { other.loss.share() },
+            burst,
+            delay: other.delay,
+            jitter: other.jitter,
+            duplicate: other.duplicate,
+            reorder_every: 0,
+            seed,
+        }
+    }
+
     fn config(&self) -> NetemConfig {
         let loss = self.loss.fraction();
         let probability = |p: f64| Probability::new(p as f32);

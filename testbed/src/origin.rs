@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,6 +34,8 @@ pub struct Origin {
 #[derive(Debug)]
 struct Shared {
     presentation: Presentation,
+    /// Files that go before the clip.
+    folder: Option<PathBuf>,
     knobs: Mutex<Knobs>,
     log: Mutex<AccessLog>,
 }
@@ -58,7 +61,7 @@ pub struct Fault {
 }
 
 /// Requests and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Count {
     /// Answered requests.
     pub requests: u64,
@@ -108,9 +111,19 @@ impl AccessLog {
 impl Origin {
     /// Binds `listen` (port 0: any free port) and serves until dropped or stopped.
     pub async fn start(listen: SocketAddr, presentation: Presentation) -> io::Result<Origin> {
+        Origin::with_folder(listen, presentation, None).await
+    }
+
+    /// As [`Origin::start`], with the files of a folder before the clip's paths.
+    pub async fn with_folder(
+        listen: SocketAddr,
+        presentation: Presentation,
+        folder: Option<PathBuf>,
+    ) -> io::Result<Origin> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { presentation, knobs: Mutex::default(), log: Mutex::default() });
+        let shared =
+            Arc::new(Shared { presentation, folder, knobs: Mutex::default(), log: Mutex::default() });
         let stop = CancellationToken::new();
         tokio::spawn(accept(listener, shared.clone(), stop.clone()));
         Ok(Origin { address, shared, stop })
@@ -154,6 +167,47 @@ impl Drop for Origin {
     }
 }
 
+/// Paths of the testbed's own.
+const CONTROL: &str = "/_testbed/";
+
+/// A line of the log as the origin tells it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LogRow {
+    /// What asked.
+    pub agent: String,
+    /// For what.
+    pub class: Option<Class>,
+    /// How much.
+    pub count: Count,
+}
+
+/// A file of the folder; none for paths that would leave it.
+fn read_file(folder: &Path, path: &str) -> Option<Bytes> {
+    let parts = path.trim_start_matches('/').split('/');
+    let mut file = folder.to_path_buf();
+    for part in parts {
+        if part.is_empty() || part.starts_with('.') || part.contains('\\') {
+            return None;
+        }
+        file.push(part);
+    }
+    std::fs::read(file).ok().map(Bytes::from)
+}
+
+fn file_type(path: &str) -> (&'static str, Class) {
+    let extension = path.rsplit('.').next().unwrap_or("");
+    match extension {
+        "m3u8" => ("application/vnd.apple.mpegurl", Class::Manifest),
+        "mpd" => ("application/dash+xml", Class::Manifest),
+        "ts" => ("video/mp2t", Class::Media),
+        "mp4" | "m4v" if path.contains("init") => ("video/mp4", Class::Init),
+        "mp4" | "m4s" | "m4v" => ("video/mp4", Class::Media),
+        "m4a" | "aac" => ("audio/mp4", Class::Media),
+        "vtt" => ("text/vtt", Class::Media),
+        _ => ("application/octet-stream", Class::Media),
+    }
+}
+
 /// A panic of another holder leaves counters and knobs usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,6 +247,9 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, stop: CancellationTo
 
 async fn respond(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
+    if let Some(control) = path.strip_prefix(CONTROL) {
+        return shared.control(control, request.uri().query().unwrap_or(""));
+    }
     let (delay, fault) = shared.knobs_for(path);
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
@@ -222,6 +279,23 @@ impl Shared {
         (delay, status)
     }
 
+    /// What the testbed asks of an origin in another process: its log, or other knobs.
+    fn control(&self, what: &str, query: &str) -> Response<Full<Bytes>> {
+        if what == "delay" {
+            let Ok(millis) = query.parse() else { return text(StatusCode::BAD_REQUEST, "milliseconds\n") };
+            lock(&self.knobs).delay = Duration::from_millis(millis);
+            return text(StatusCode::OK, "");
+        }
+        let log = lock(&self.log);
+        let row = |((agent, class), count): (&(String, Option<Class>), &Count)| LogRow {
+            agent: agent.clone(),
+            class: *class,
+            count: *count,
+        };
+        let rows: Vec<LogRow> = log.agents.iter().map(row).collect();
+        text(StatusCode::OK, &serde_json::to_string(&rows).unwrap_or_default())
+    }
+
     fn content(&self, request: &Request<Incoming>) -> (Response<Full<Bytes>>, Option<Class>) {
         match *request.method() {
             Method::GET | Method::HEAD => {}
@@ -231,6 +305,11 @@ impl Shared {
         let now = mahp_runtime::clock::Clock::new().wall();
         if request.uri().path() == "/time" {
             return (text(StatusCode::OK, &iso8601(now)), None);
+        }
+        if let Some(file) = self.folder.as_deref().and_then(|f| read_file(f, request.uri().path())) {
+            let (content_type, class) = file_type(request.uri().path());
+            let cache = if class == Class::Manifest { "no-cache" } else { "public, max-age=3600" };
+            return (representation(request, file, content_type, cache), Some(class));
         }
         let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("localhost");
         match self.presentation.answer(request.uri().path(), host, now) {

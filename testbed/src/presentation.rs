@@ -36,7 +36,8 @@ enum Mode {
 }
 
 /// What a path is, for headers, logs and knobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Playlist or MPD.
     Manifest,
@@ -83,6 +84,14 @@ impl Presentation {
         let length = u64::try_from(SEGMENT.as_millis()).unwrap_or(0);
         let after = number.saturating_add(1).saturating_mul(length);
         self.epoch + Duration::from_millis(after)
+    }
+
+    /// When the live segment or on-demand segment of a URL's path became available; `None`: no segment, or on demand.
+    pub fn available(&self, path: &str) -> Option<WallTime> {
+        if path.contains("/vod") {
+            return None;
+        }
+        segment_number(path.rsplit('/').next()?).map(|n| self.available_at(n))
     }
 
     /// Live segments to list at `now`: first and one past the last.

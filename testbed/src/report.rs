@@ -160,6 +160,8 @@ mod tests {
             total_ms: 4,
             requests: 1,
             late: false,
+            at_ms: 0,
+            behind_ms: None,
         };
         Report {
             format: "hls".into(),
@@ -203,7 +205,7 @@ mod tests {
     fn everything_a_viewer_sees_fails_the_check() {
         type Spoil = fn(&mut Ledger);
         let spoilers: [Spoil; 8] = [
-            |l| l.players[0].stalls.push(crate::client::Stall { position_ms: 1, lasted_ms: 1 }),
+            |l| l.players[0].stalls.push(crate::client::Stall { position_ms: 1, lasted_ms: 1, at_ms: 0 }),
             |l| l.players[0].segments[7].verdict = Verdict::Different,
             |l| l.players[0].segments[7].verdict = Verdict::Unknown,
             |l| l.players[0].segments[7].late = true,

@@ -19,7 +19,7 @@ const TIMEOUT_RETRIES: u32 = 4;
 const ERROR_RETRIES: u32 = 6;
 
 /// Where the receiver says the bytes came from (`detail` of Cache-Status, RFC 9211).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     /// Multicast alone.

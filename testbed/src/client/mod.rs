@@ -32,6 +32,9 @@ use url::Url;
 /// What a URL's bytes must be; `None` = not known.
 pub type Truth = Arc<dyn Fn(&Url) -> Option<Bytes> + Send + Sync>;
 
+/// When a live segment's URL became available at the origin; `None` = not known.
+pub type Available = Arc<dyn Fn(&Url) -> Option<mahp_common::WallTime> + Send + Sync>;
+
 /// What to play and for how long.
 #[derive(Clone)]
 pub struct Options {
@@ -45,6 +48,10 @@ pub struct Options {
     pub run_for: Duration,
     /// What to compare bytes with.
     pub truth: Option<Truth>,
+    /// When a segment became available at the origin.
+    pub available: Option<Available>,
+    /// Fetch each segment as soon as it is listed, look for new ones ten times a second: a measuring instrument, no player.
+    pub probe: bool,
 }
 
 impl fmt::Debug for Options {
@@ -56,12 +63,20 @@ impl fmt::Debug for Options {
 impl Options {
     /// hls.js' defaults: 30 s of buffer, the best rendition.
     pub fn new(manifest: Url, run_for: Duration) -> Options {
-        Options { manifest, choice: Choice::Highest, buffer: Duration::from_secs(30), run_for, truth: None }
+        Options {
+            manifest,
+            choice: Choice::Highest,
+            buffer: Duration::from_secs(30),
+            run_for,
+            truth: None,
+            available: None,
+            probe: false,
+        }
     }
 }
 
 /// Whether bytes are the origin's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Equal.
@@ -73,7 +88,7 @@ pub enum Verdict {
 }
 
 /// A segment that was fetched.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Fetched {
     /// Index of the track: 0 video, 1 sound.
     pub track: usize,
@@ -95,10 +110,15 @@ pub struct Fetched {
     pub requests: u32,
     /// The playhead was there before it.
     pub late: bool,
+    /// When its last byte came, milliseconds since the player started.
+    pub at_ms: u64,
+    /// From its availability at the origin to its last byte, milliseconds, where the origin's clock is known.
+    pub behind_ms: Option<i64>,
 }
 
 /// How it went.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// The manifest.
     pub manifest: String,
@@ -124,6 +144,12 @@ pub struct Report {
     pub manifest_loads: u64,
     /// What stopped the player before its time.
     pub error: Option<String>,
+    /// Media ahead of the playhead: milliseconds since the player started, milliseconds of media.
+    pub buffer: Vec<(u64, u64)>,
+    /// Bytes of all bodies (playlists, initialization segments and media) by source: the player's side of the ledger.
+    pub received: BTreeMap<Via, u64>,
+    /// Unix milliseconds of its start.
+    pub started_ms: u64,
 }
 
 impl Report {
@@ -194,6 +220,15 @@ impl Shared {
         Some(over.max(Duration::from_millis(100)))
     }
 
+    /// Whether its time is over: what was begun is finished, nothing new is asked for.
+    fn over(&self) -> bool {
+        self.clock.now().since(mahp_common::Time::ZERO) >= self.options.run_for
+    }
+
+    fn note_received(&self, got: &Got) {
+        self.report(|r| *r.received.entry(got.via).or_default() += got.body.len() as u64);
+    }
+
     fn missed(&self, track: usize, count: u64, why: &str) {
         self.report(|r| r.missed.push((count, format!("track {track}: {why}"))));
     }
@@ -212,6 +247,7 @@ impl Shared {
         match got {
             Ok(got) => {
                 self.note_failures(&got.failures);
+                self.note_received(&got);
                 Ok(got)
             }
             Err(error) => {
@@ -241,7 +277,10 @@ pub async fn play(options: Options) -> Report {
         report: Mutex::new(Report { manifest: options.manifest.to_string(), ..Report::default() }),
         options,
     });
-    let ended = tokio::time::timeout(shared.options.run_for, run(shared.clone())).await;
+    let started_ms = clock.wall().unix_millis();
+    let watch = tokio::spawn(watch_buffer(shared.clone()));
+    let ended = tokio::time::timeout(shared.options.run_for + FINISH, run(shared.clone())).await;
+    watch.abort();
     let mut report = shared.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Ok(Err(error)) = ended {
         report.error = Some(format!("{error:#}"));
@@ -253,7 +292,30 @@ pub async fn play(options: Options) -> Report {
     report.played_ms = millis(playhead.played());
     report.stalls = playhead.stalls();
     report.holes = playhead.holes();
+    report.started_ms = started_ms;
     report
+}
+
+/// How long a player may take to finish what it asked for when its time is over.
+const FINISH: Duration = Duration::from_secs(15);
+/// Between two looks at the buffer.
+const LOOK: Duration = Duration::from_millis(500);
+
+async fn watch_buffer(shared: Arc<Shared>) {
+    while !shared.over() {
+        let now = shared.clock.now();
+        let buffered = {
+            let mut playhead = shared.playhead();
+            playhead.advance(now);
+            playhead.started().then(|| playhead.buffered())
+        };
+        if let Some(buffered) = buffered {
+            let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+            let at = millis(now.since(mahp_common::Time::ZERO));
+            shared.report(|r| r.buffer.push((at, millis(buffered))));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
@@ -272,7 +334,7 @@ async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
             break;
         }
     }
-    while !shared.playhead().ended() {
+    while !shared.over() && !shared.playhead().ended() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         shared.playhead().advance(shared.clock.now());
     }

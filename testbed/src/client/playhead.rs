@@ -9,12 +9,15 @@ const ENOUGH: Duration = Duration::from_millis(500);
 const HOLE: Duration = Duration::from_millis(150);
 
 /// Playback came to a stop for want of media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stall {
     /// Where on the presentation timeline, milliseconds.
     pub position_ms: u64,
     /// How long, milliseconds.
     pub lasted_ms: u64,
+    /// When it began, milliseconds since the player started.
+    #[serde(default)]
+    pub at_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +141,11 @@ impl Playhead {
     fn note_stall(&mut self, since: Time, now: Time) {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let lasted = now.since(since);
-        self.stalls.push(Stall { position_ms: millis(self.position), lasted_ms: millis(lasted) });
+        self.stalls.push(Stall {
+            position_ms: millis(self.position),
+            lasted_ms: millis(lasted),
+            at_ms: millis(since.since(self.begun)),
+        });
     }
 
     /// First point that some track cannot play.
@@ -160,6 +167,11 @@ impl Playhead {
     pub fn ahead(&self, track: usize) -> Duration {
         let end = self.tracks.get(track).and_then(|t| t.end).unwrap_or_default();
         end.saturating_sub(self.position)
+    }
+
+    /// Media ahead of the playhead on every track.
+    pub fn buffered(&self) -> Duration {
+        self.limit().saturating_sub(self.position)
     }
 
     /// Whether something was shown already.
@@ -220,11 +232,11 @@ mod tests {
         p.append(t(1600), 1, d(12_020), d(14_000));
         p.advance(t(4000));
         assert_eq!(p.position(), d(12_000), "picture is missing since 3490");
-        assert_eq!(p.stalls(), [Stall { position_ms: 12_000, lasted_ms: 510 }]);
+        assert_eq!(p.stalls(), [Stall { position_ms: 12_000, lasted_ms: 510, at_ms: 2490 }]);
         p.append(t(4500), 0, d(12_000), d(14_000));
         p.advance(t(5000));
         assert_eq!(p.position(), d(12_500));
-        assert_eq!(p.stalls(), [Stall { position_ms: 12_000, lasted_ms: 1010 }]);
+        assert_eq!(p.stalls(), [Stall { position_ms: 12_000, lasted_ms: 1010, at_ms: 2490 }]);
         assert_eq!(p.played(), d(2490));
     }
 
@@ -252,7 +264,7 @@ mod tests {
         let mut p = Playhead::new(1, t(0));
         p.append(t(0), 0, d(0), d(2000));
         p.append(t(2700), 0, d(2000), d(4000));
-        assert_eq!(p.stalls(), [Stall { position_ms: 2000, lasted_ms: 700 }]);
+        assert_eq!(p.stalls(), [Stall { position_ms: 2000, lasted_ms: 700, at_ms: 2000 }]);
     }
 
     #[test]

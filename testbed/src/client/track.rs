@@ -3,7 +3,7 @@
 use super::feed::{Entry, HlsFeed, Listing, dash_listing};
 use super::fetch::{self, Got};
 use super::{Fetched, Shared, Verdict};
-use anyhow::Context;
+use anyhow::bail;
 use mahp_common::ByteRange;
 use mahp_common::manifest::dash::{Mpd, Representation};
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use url::Url;
 
 /// Shortest pause between two loads of a playlist.
 const RELOAD_MIN: Duration = Duration::from_millis(250);
+/// How often a probe looks.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// Keeps the listing of an HLS track current until its playlist ends.
 ///
@@ -30,13 +32,21 @@ pub(super) async fn follow_hls(
         let got = shared.manifest(&url).await?;
         let listing = feed.read(&got.body, &got.final_url, &imports)?;
         let fresh = *listings.borrow() != listing;
-        let pause = if fresh { listing.target } else { listing.target / 2 };
+        let pause = match shared.options.probe {
+            true => PROBE,
+            false if fresh => listing.target,
+            false => listing.target / 2,
+        };
         let ended = listing.ended;
         listings.send_replace(listing);
         if ended {
             return Ok(());
         }
-        tokio::time::sleep_until(begun + pause.max(RELOAD_MIN)).await;
+        let least = if shared.options.probe { PROBE } else { RELOAD_MIN };
+        tokio::time::sleep_until(begun + pause.max(least)).await;
+        if shared.over() {
+            return Ok(());
+        }
     }
 }
 
@@ -96,6 +106,11 @@ pub(super) async fn fill(
     loop {
         let listing = listings.borrow_and_update().clone();
         let entry = match next {
+            // A probe measures what comes from now on.
+            None if shared.options.probe && !listing.ended => {
+                next = listing.entries.last().map(|e| e.number + 1);
+                None
+            }
             None => listing.first().cloned(),
             Some(number) => listing.entries.iter().find(|e| e.number >= number).cloned(),
         };
@@ -104,9 +119,18 @@ pub(super) async fn fill(
                 shared.playhead().finish(shared.clock.now(), track);
                 return Ok(());
             }
-            listings.changed().await.context("the playlist is not followed any more")?;
+            if shared.over() {
+                return Ok(());
+            }
+            let changed = tokio::time::timeout(Duration::from_secs(1), listings.changed()).await;
+            if matches!(changed, Ok(Err(_))) && !shared.over() {
+                bail!("the playlist is not followed any more");
+            }
             continue;
         };
+        if shared.over() {
+            return Ok(());
+        }
         if let Some(wait) = shared.room(track) {
             tokio::time::sleep(wait).await;
             continue;
@@ -129,6 +153,7 @@ async fn load_init(shared: &Shared, track: usize, url: &Url, range: Option<ByteR
     match fetch::get(&shared.fetcher, url, range).await {
         Ok(got) => {
             let verdict = shared.judge(url, range, &got.body);
+            shared.note_received(&got);
             shared.note_failures(&got.failures);
             shared.report(|r| r.inits.push((url.to_string(), verdict)));
         }
@@ -158,11 +183,25 @@ async fn load(shared: &Shared, track: usize, entry: &Entry) {
         if started { slack } else { Some(Duration::MAX) }
     };
     shared.note_failures(&got.failures);
+    shared.note_received(&got);
+    let behind = shared.options.available.as_ref().and_then(|a| a(&entry.url)).map(|at| {
+        let millis = |w: mahp_common::WallTime| i64::try_from(w.unix_millis()).unwrap_or(i64::MAX);
+        millis(shared.clock.wall()).saturating_sub(millis(at))
+    });
     let verdict = shared.judge(&entry.url, entry.range, &got.body);
-    shared.report(|r| r.segments.push(fetched(track, entry, &got, verdict, slack)));
+    let at = now.since(mahp_common::Time::ZERO);
+    let fetched = Fetched { behind_ms: behind, ..fetched(track, entry, &got, verdict, slack, at) };
+    shared.report(|r| r.segments.push(fetched));
 }
 
-fn fetched(track: usize, entry: &Entry, got: &Got, verdict: Verdict, slack: Option<Duration>) -> Fetched {
+fn fetched(
+    track: usize,
+    entry: &Entry,
+    got: &Got,
+    verdict: Verdict,
+    slack: Option<Duration>,
+    at: Duration,
+) -> Fetched {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Fetched {
         track,
@@ -175,5 +214,7 @@ fn fetched(track: usize, entry: &Entry, got: &Got, verdict: Verdict, slack: Opti
         total_ms: millis(got.total),
         requests: u32::try_from(got.failures.len()).unwrap_or(u32::MAX).saturating_add(1),
         late: slack.is_none_or(|s| s.is_zero()),
+        at_ms: millis(at),
+        behind_ms: None,
     }
 }

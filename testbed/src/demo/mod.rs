@@ -2,7 +2,6 @@
 //! bad link are in this process, the sender and the receiver are processes of their own, and whoever opens the printed URL
 //! watches video that went through multicast with loss.
 
-pub mod child;
 mod pair;
 mod screen;
 

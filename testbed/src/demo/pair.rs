@@ -1,10 +1,10 @@
 //! Origin, sender, link and receiver, started in this order and stopped in the opposite one.
 
-use super::child::Child;
 use super::{DemoArgs, Unicast};
 use crate::cli::live_presentation;
 use crate::link::{self, Link};
 use crate::origin::Origin;
+use crate::process::{Child, Launch};
 use anyhow::{Context, bail};
 use mahp_common::catalog::SessionDescription;
 use mahp_receiver::snapshot::Snapshot;
@@ -46,7 +46,7 @@ impl Pair {
             .await
             .context("the origin cannot listen")?;
         let config = folder.write("sender.toml", &sender_config(args, &origin, &folder.0))?;
-        let mut sender = Child::start("sender", vec!["--config".into(), config.into()], args.verbose)?;
+        let mut sender = child("sender", vec!["--config".into(), config.into()], args)?;
         let session = sender.says("receive: mahp-receiver ", START).await?;
         let session = Url::parse(&session).with_context(|| format!("the sender announces `{session}`"))?;
         let fetcher = Fetcher::new("mahp-testbed/0.1");
@@ -54,8 +54,7 @@ impl Pair {
         let link = Link::start(link::endpoints(&description), UPSTREAM, &args.impairment())?;
         let listen = free_port(args.port)?;
         let admin = free_port(Some(0))?;
-        let receiver =
-            Child::start("receiver", receiver_args(args, &session, listen, admin, &folder.0), args.verbose)?;
+        let receiver = child("receiver", receiver_args(args, &session, listen, admin, &folder.0), args)?;
         let mut pair = Pair { origin, sender, link, receiver, listen, admin, fetcher, _folder: folder };
         pair.ready().await?;
         Ok(pair)
@@ -125,6 +124,10 @@ impl Pair {
         self.sender.stop().await;
         self.origin.stop();
     }
+}
+
+fn child(name: &str, own: Vec<OsString>, args: &DemoArgs) -> anyhow::Result<Child> {
+    Child::start(&Launch { verbose: args.verbose, ..Launch::own(name, own) })
 }
 
 /// Name of the channel, which is also its folder at the origin, and its manifest.

@@ -1,0 +1,160 @@
+//! `run`, `suite`, `list`, `compare`.
+
+use super::{CompareArgs, How, PlotArgs, Suite, SuiteArgs, runtime};
+use crate::net::ns;
+use crate::result::{self, Report};
+use crate::run::{self, Plan};
+use crate::scenario::{Scenario, builtins};
+use anyhow::Context;
+use mahp_runtime::error::StartupError;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// Runs one scenario in this process: `Ok(true)` when it passed.
+pub(super) fn run(name: &str, short: bool, how: &How) -> Result<bool, StartupError> {
+    let (mut scenario, text) = Scenario::load(name)?;
+    if short {
+        scenario.scale(if scenario.short > 0.0 { scenario.short } else { 1.0 });
+    }
+    scenario.seed = how.seed.unwrap_or(scenario.seed);
+    let title = std::path::Path::new(name).file_stem().map_or(name.into(), |s| s.to_string_lossy());
+    let plan = Plan {
+        name: title.clone().into_owned(),
+        scenario,
+        text,
+        out: how.out.clone().unwrap_or_else(|| run::default_out(&title)),
+        programs: how.programs.clone(),
+        namespaces: !how.no_namespaces,
+        verbose: how.verbose,
+        progress: !how.verbose && std::io::IsTerminal::is_terminal(&std::io::stderr()),
+    };
+    // Before the runtime starts threads.
+    if plan.namespaces {
+        ns::enter_own()?;
+    }
+    let failed = |e: anyhow::Error| {
+        StartupError::runtime("E-RUN", format!("{e:#}"), "the programs' logs are in the folder of the result")
+    };
+    let report = runtime().and_then(|r| r.block_on(stoppable(&plan))).map_err(failed)?;
+    print!("{}", result::table(&report));
+    println!("report: {}", plan.out.join("report.html").display());
+    Ok(report.passed)
+}
+
+/// A run that ends at SIGINT and SIGTERM, everything taken down.
+async fn stoppable(plan: &Plan) -> anyhow::Result<Report> {
+    let stop = mahp_runtime::shutdown::on_signals();
+    tokio::select! {
+        report = run::run(plan) => report,
+        () = stop.cancelled() => anyhow::bail!("stopped"),
+    }
+}
+
+/// The exit status of a run: 0 passed, 1 failed, 2 usage.
+pub(super) fn exit(result: Result<bool, StartupError>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit)
+        }
+    }
+}
+
+/// Names and titles.
+pub(super) fn list() -> ExitCode {
+    for builtin in builtins() {
+        let title = Scenario::parse(builtin.name, builtin.text).map_or_else(|e| e.to_string(), |s| s.title);
+        println!("{:<20} {title}", builtin.name);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Each scenario in a process of its own, with namespaces of its own.
+pub(super) fn suite(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
+    let short = args.name == Suite::Short;
+    let out = args.how.out.clone().unwrap_or_else(|| run::default_out(if short { "short" } else { "full" }));
+    let wanted = |name: &str| args.only.as_ref().is_none_or(|o| name.contains(o.as_str()));
+    let mut names: Vec<&str> = Vec::new();
+    for builtin in builtins().iter().filter(|b| wanted(b.name)) {
+        let scenario = Scenario::parse(builtin.name, builtin.text)?;
+        if !short || scenario.short > 0.0 {
+            names.push(builtin.name);
+        }
+    }
+    let begun = Instant::now();
+    let queue = std::sync::Mutex::new(names.iter().rev().copied().collect::<Vec<_>>());
+    let failed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(name) = queue.lock().ok().and_then(|mut q| q.pop()) {
+                    if !one(name, short, &args.how, &out.join(name))
+                        && let Ok(mut failed) = failed.lock()
+                    {
+                        failed.push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_default();
+    println!(
+        "{} of {} scenarios passed in {} s; reports in {}",
+        names.len() - failed.len(),
+        names.len(),
+        begun.elapsed().as_secs(),
+        out.display()
+    );
+    failed.iter().for_each(|name| println!("  FAILED: {name}"));
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One scenario; prints its table when it is over.
+fn one(name: &str, short: bool, how: &How, out: &std::path::Path) -> bool {
+    let output = command(name, short, how, out).and_then(|mut c| c.output().context("cannot start a run"));
+    match output {
+        Ok(output) => {
+            print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            output.status.success()
+        }
+        Err(error) => {
+            println!("{name}: {error:#}");
+            false
+        }
+    }
+}
+
+fn command(name: &str, short: bool, how: &How, out: &std::path::Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("cannot find the program's own file")?);
+    command.args(["run", name]).arg("--out").arg(out).stdin(Stdio::null());
+    if short {
+        command.arg("--short");
+    }
+    if how.no_namespaces {
+        command.arg("--no-namespaces");
+    }
+    if let Some(seed) = how.seed {
+        command.arg("--seed").arg(seed.to_string());
+    }
+    if let Some(programs) = &how.programs {
+        command.arg("--programs").arg(programs);
+    }
+    Ok(command)
+}
+
+/// Two reports.
+pub(super) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
+    let (a, b) = (result::compare::load(&args.a)?, result::compare::load(&args.b)?);
+    print!("{}", result::compare::compare(&a, &b));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One plot.
+pub(super) fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
+    let report = result::compare::load(&args.report)?;
+    let plot = result::plot_file(&report, &args.title);
+    print!("{}", plot.with_context(|| format!("no plot whose title contains `{}`", args.title))?);
+    Ok(ExitCode::SUCCESS)
+}
