@@ -24,7 +24,7 @@ const POLL_MAX: Duration = Duration::from_secs(30);
 /// The current MPD and init segments are sent again this often.
 const MPD_REPEAT: Duration = Duration::from_secs(2);
 /// Init segments.
-const INIT_REPEAT: Duration = Duration::from_secs(10);
+const INIT_REPEAT: Duration = Duration::from_secs(2);
 /// The origin's clock is asked for again this often.
 const CLOCK_PERIOD: Duration = Duration::from_secs(300);
 /// Longest that a version of the MPD waits for its segments.

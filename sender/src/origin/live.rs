@@ -20,7 +20,7 @@ use url::Url;
 /// Segments at the live edge to begin with, so that receivers that join have something.
 pub const START_SEGMENTS: usize = 3;
 /// Init segments are sent again this often.
-const INIT_REPEAT: Duration = Duration::from_secs(10);
+const INIT_REPEAT: Duration = Duration::from_secs(2);
 /// Options of a follower.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowOptions {
