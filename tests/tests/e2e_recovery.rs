@@ -15,6 +15,7 @@ const LOSSY: Setup = Setup {
     loss: 0.25,
     sender: &["--repair", "10", "--repair-ceiling", "10"],
     receiver: &["--join", "always"],
+    ..Setup::LIVE
 };
 
 fn number(status: &Value, pointer: &str) -> u64 {

@@ -554,7 +554,7 @@ fn a_flood_beyond_the_memory_still_completes_objects() {
         pair.run_for(Duration::from_secs(2));
         let complete = pair.log.complete.len() as u64;
         assert!(complete >= objects / 3, "{complete} of {objects} at loss {share}: {:?}", pair.log.lost);
-        assert!(pair.log.complete.iter().all(|(_, _, _, p, how)| p.len() > 0 && how.fetched == 0));
+        assert!(pair.log.complete.iter().all(|(_, _, _, p, how)| !p.is_empty() && how.fetched == 0));
     }
 }
 
