@@ -18,10 +18,10 @@ const libraries = {
   "/shaka.js": "node_modules/shaka-player/dist/shaka-player.compiled.js",
 };
 
-const pageHtml = `<!doctype html><meta charset="utf-8"><title>player</title>
-<style>body{margin:0;background:#123;color:#fff;font:16px sans-serif}video{width:640px;height:360px;background:#000}</style>
-<video muted playsinline crossorigin="anonymous"></video><pre id="log"></pre>
-<script src="/hls.js"></script><script src="/dash.js"></script><script src="/shaka.js"></script>`;
+// With one player's library only: to parse all of them on every page costs more than playing.
+const pageHtml = (player) => `<!doctype html><meta charset="utf-8"><title>player</title>
+<style>body{margin:0;background:#123;color:#fff;font:16px sans-serif}video{width:480px;height:270px;background:#000}</style>
+<video muted playsinline crossorigin="anonymous"></video><pre id="log"></pre>${libraries[`/${player}.js`] ? `<script src="/${player}.js"></script>` : ""}`;
 
 function servePages() {
   const server = createServer((request, response) => {
@@ -32,7 +32,7 @@ function servePages() {
       createReadStream(join(here, libraries[path])).pipe(response);
       return;
     }
-    response.writeHead(200, { "content-type": "text/html" }).end(pageHtml);
+    response.writeHead(200, { "content-type": "text/html" }).end(pageHtml(path.slice(1)));
   });
   return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server)));
 }
@@ -45,10 +45,10 @@ function measure() {
   });
   const began = performance.now();
   let waitingSince = null, last = null, advanced = null, frozen = false;
+  let ready = false;
   video.addEventListener("playing", () => {
-    const now = performance.now();
-    if (m.started === null) { m.started = advanced = now; m.startup = (now - began) / 1000; m.from = video.currentTime; }
-    if (waitingSince !== null) { m.stalled += (now - waitingSince) / 1000; waitingSince = null; }
+    ready = true;
+    if (waitingSince !== null) { m.stalled += (performance.now() - waitingSince) / 1000; waitingSince = null; }
   });
   video.addEventListener("waiting", () => {
     if (m.started === null || m.done || video.ended || waitingSince !== null) return;
@@ -63,6 +63,12 @@ function measure() {
     const at = performance.now(), time = video.currentTime, b = video.buffered;
     const ahead = b.length ? b.end(b.length - 1) - time : 0;
     if (last && time !== last.time) { advanced = at; frozen = false; }
+    // The play begins when the clock runs: some players say "playing" and fill their buffer first.
+    if (m.started === null && ready && last && time - last.time < 1 && time - last.time > (at - last.at) / 2000) {
+      m.started = advanced = at;
+      m.startup = (at - began) / 1000;
+      m.from = time;
+    }
     if (m.started !== null && !m.done) {
       // From before the first picture the clock jumps to where the player wants to be.
       if (last && last.at >= m.started && time - last.time - (at - last.at) / 1000 > 0.4) m.jumps += 1;
@@ -71,7 +77,7 @@ function measure() {
       m.samples.push([(at - m.started) / 1000, time, ahead].map((x) => Math.round(x * 100) / 100));
     }
     last = { at, time };
-  }, 250);
+  }, 200);
 }
 
 // Runs in the page: starts the named player on the URL.
@@ -94,7 +100,11 @@ async function play({ player, url }) {
     shaka.polyfill.installAll();
     const p = new shaka.Player();
     await p.attach(video);
-    p.configure({ manifest: { defaultPresentationDelay: 8, dash: { ignoreSuggestedPresentationDelay: true } } });
+    // By default it starts with the first segment and runs dry when the second takes a moment, as on a busy machine.
+    p.configure({
+      manifest: { defaultPresentationDelay: 8, dash: { ignoreSuggestedPresentationDelay: true } },
+      streaming: { rebufferingGoal: 4, bufferingGoal: 20 },
+    });
     p.addEventListener("error", (e) => (e.detail.severity === 2 ? m.errors : m.warnings).push(`shaka ${e.detail.code} ${e.detail.data}`));
     window.player = p;
     await p.load(url).catch((e) => m.errors.push(`shaka load ${e.code} ${e.data}`));
@@ -165,7 +175,10 @@ function watchResponses(page, job, pageHost) {
     const h = response.headers();
     // A body that the player gave up, or that the browser keeps for itself, cannot be compared.
     const compared = compare(response, job).catch(() => null);
-    seen.push({ url: response.url(), status: response.status(), bytes: Number(h["content-length"] ?? 0), from: h["cache-status"] ?? "", compared });
+    const range = response.request().headers().range ?? "";
+    const part = /bytes (\d+)-(\d+)/.exec(h["content-range"] ?? "");
+    const bytes = part ? part[2] - part[1] + 1 : Number(h["content-length"] ?? 0);
+    seen.push({ url: response.url(), range, status: response.status(), bytes, from: h["cache-status"] ?? "", compared });
   });
   return seen;
 }
@@ -204,7 +217,7 @@ async function run(browser, job, plan, pageHost) {
   page.on("pageerror", (error) => consoleLines.push(`error: ${error.message}`));
   let failure = null;
   try {
-    await page.goto(ours ? `http://${pageHost}/` : new URL("/", job.url).href);
+    await page.goto(ours ? `http://${pageHost}/${job.player}` : new URL("/", job.url).href);
     const button = `li[data-name="${job.channel}"] button`;
     if (!ours) await page.waitForSelector(button, { timeout: 30000 });
     await page.evaluate(measure);
@@ -247,7 +260,7 @@ async function summary(job, m, responses, more) {
     name: job.name, player: job.player, url: job.url, played: m.played, wall: m.wall, startup: m.startup, stalls: (m.stalls ?? 0) + (m.freezes ?? 0),
     stalled: m.stalled, jumps: m.jumps ?? 0, frames: m.frames ?? 0, dropped: m.dropped ?? 0, total: m.total ?? 0, ended: m.ended ?? false,
     errors: [...(m.errors ?? []), ...(m.failure ? [m.failure] : [])], warnings: m.warnings ?? [],
-    bytes, requests: responses.length, bad: responses.filter((r) => r.status >= 400).map((r) => `${r.status} ${r.url}`),
+    bytes, requests: responses.length, unicast: responses.filter((r) => /unicast/.test(r.from)).map((r) => `${r.url} ${r.range} ${r.from}`), bad: responses.filter((r) => r.status >= 400).map((r) => `${r.status} ${r.url}`),
     picture: more.first ?? null, moves: Boolean(more.first && more.second && more.first.check !== more.second.check),
     compared: compared.reduce((bytes, c) => bytes + c.bytes, 0), different: compared.filter((c) => !c.same).map((c) => c.path),
     cors: more.cors ?? null, told: more.told ?? null, tracks: more.heard ?? null, console: more.consoleLines.slice(0, 20), samples: m.samples ?? [],

@@ -43,9 +43,24 @@ impl Conditions {
         }
     }
 
-    /// The range to look up: with If-Range the whole resource is wanted in case the validator has changed.
+    /// The range to ask an origin for: with If-Range the whole resource is wanted in case the validator has changed.
     pub fn bounds(&self) -> Option<(u64, Option<u64>)> {
-        if self.if_range.is_some() { None } else { self.range.and_then(RangeSpec::bounds) }
+        if self.if_range.is_some() { None } else { self.stored_bounds() }
+    }
+
+    /// The range to look up in the store, where [`Conditions::if_range_names`] can be told at once.
+    pub fn stored_bounds(&self) -> Option<(u64, Option<u64>)> {
+        self.range.and_then(RangeSpec::bounds)
+    }
+
+    /// Whether If-Range, where there is one, names the version of a stored object: by our tag, its origin's, or its date. The
+    /// parts of a file carry their origin's tag, the whole of it ours: a client may know either.
+    pub fn if_range_names(&self, meta: &ObjectMeta) -> bool {
+        let Some(value) = &self.if_range else { return true };
+        let origin = meta.etag.as_deref().filter(|tag| is_strong(tag));
+        origin == Some(value)
+            || meta.last_modified.as_ref() == Some(value)
+            || etag_of(meta).is_some_and(|tag| tag.as_bytes() == value.as_bytes())
     }
 }
 

@@ -121,7 +121,7 @@ impl<'a> Hunt<'a> {
         Hunt {
             front,
             ask,
-            range: ask.conditions.bounds(),
+            range: ask.conditions.stored_bounds(),
             start,
             deadline: start + budget,
             due: start + ask.player_deadline.unwrap_or(budget).min(budget),
@@ -155,7 +155,13 @@ impl<'a> Hunt<'a> {
             let available = self.front.library.demand(&self.ask.url, self.range);
             match &available {
                 Availability::Here(pieces) if covers(pieces, self.range) => {
-                    return Got::Pieces(pieces.clone(), self.how(pieces));
+                    let same = pieces.iter().all(|p| self.ask.conditions.if_range_names(&p.meta));
+                    if same || self.range.is_none() {
+                        return Got::Pieces(pieces.clone(), self.how(pieces));
+                    }
+                    // What the client has a part of is another version: it gets the whole of this one.
+                    self.range = None;
+                    continue;
                 }
                 Availability::Forbidden => {
                     return Got::Nothing(Refusal::origin_not_allowed(self.ask.host()));
@@ -238,6 +244,7 @@ impl<'a> Hunt<'a> {
 
     /// Starts, or joins, a download: missing ranges if that is worth it, else the whole.
     fn depart(&mut self, available: &Availability) {
+        self.range = self.ask.conditions.bounds();
         let coming = matches!(available, Availability::Coming { .. });
         let plan = (coming && !self.repair_done)
             .then(|| self.front.library.repair_plan(&self.ask.url, self.range))

@@ -77,7 +77,13 @@ pub(super) fn send_pieces(
 
 fn try_send(front: &Front, ask: &Ask, pieces: &[Arc<Stored>], status: HeaderValue) -> Option<Response<Body>> {
     let Stretch { first, payload, complete } = Stretch::of(pieces)?;
-    let entity = headers::stored_entity(pieces.first()?, complete, front.clock.now(), status);
+    let one = pieces.first()?;
+    let mut entity = headers::stored_entity(one, complete, front.clock.now(), status);
+    if let Some(known) = ask.conditions.if_range.as_ref().filter(|_| ask.conditions.if_range_names(&one.meta))
+    {
+        // The client goes on under the tag that it knows.
+        entity.etag = HeaderValue::from_str(known).ok().filter(|_| known.contains('"')).or(entity.etag);
+    }
     let decision = headers::decide(&entity, (first, Some(payload.len())), &ask.conditions);
     Some(headers::answer(entity, decision, || {
         let body = match decision {

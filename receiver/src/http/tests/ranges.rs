@@ -92,6 +92,33 @@ async fn pieces_of_a_file_serve_ranges_inside_them() {
     assert_eq!(rig.web.count(), 1);
 }
 
+/// Chromium names the tag of the first range in all further ones. Not all of the file is here, and need not be.
+#[tokio::test(start_paused = true)]
+async fn if_range_of_a_piece_gets_pieces_and_only_another_version_the_whole() {
+    let (rig, file) = (Rig::new(), bytes(10_000));
+    piece(&rig, &file, 0, 2499);
+    piece(&rig, &file, 2500, 4999);
+    rig.web.script(SEGMENT, [Script::body(&file)]);
+    let on = |tag: &'static str| [(header::RANGE, "bytes=2000-2999"), (header::IF_RANGE, tag)];
+    let seen = rig.ask("GET", PATH, &on("\"file\"")).await;
+    assert_eq!((seen.status.as_u16(), seen.body.ok()), (206, Some(file.slice(2000..3000))));
+    assert_eq!(rig.web.count(), 0);
+    let seen = rig.ask("GET", PATH, &on("\"older\"")).await;
+    assert_eq!((seen.status.as_u16(), seen.body.ok()), (200, Some(file.clone())));
+    assert_eq!(rig.web.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_is_known_by_its_origins_tag_too() {
+    let (rig, file) = (Rig::new(), bytes(5000));
+    let meta = ObjectMeta { url: SEGMENT.into(), etag: Some("\"file\"".into()), ..ObjectMeta::default() };
+    rig.library.store(meta, file.clone(), Source::Multicast);
+    let headers = [(header::RANGE, "bytes=10-19"), (header::IF_RANGE, "\"file\"")];
+    let seen = rig.ask("GET", PATH, &headers).await;
+    assert_eq!(seen.header("etag"), "\"file\"");
+    assert_eq!((seen.status.as_u16(), seen.body.ok()), (206, Some(file.slice(10..20))));
+}
+
 #[tokio::test(start_paused = true)]
 async fn ranges_of_what_is_not_here() {
     let file = bytes(10_000);
