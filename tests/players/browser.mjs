@@ -7,7 +7,7 @@
 // The page is served from a port of its own, so every media request is cross-origin: CORS is under test too.
 import { readFileSync, writeFileSync, createReadStream } from "node:fs";
 import { createServer } from "node:http";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
@@ -154,11 +154,14 @@ async function readable(url) {
 // Compares a media body with the file that the origin has: null when it is no media, else { path, bytes, same }.
 async function compare(response, job) {
   const { pathname, host } = new URL(response.url());
-  const folder = new URL(".", job.url);
+  const base = new URL(".", job.url);
   const type = response.headers()["content-type"] ?? "";
-  if (!job.files || host !== folder.host || !pathname.startsWith(folder.pathname) || response.status() >= 300 || /mpegurl|dash/.test(type)) return null;
+  if (host !== base.host || response.status() >= 300 || /mpegurl|dash/.test(type)) return null;
+  // Below the manifest; or, where the origin redirects to another folder, below one of the same name.
+  const folder = [base.pathname, `/${basename(job.files)}/`].find((folder) => pathname.includes(folder));
+  if (!folder) return null;
   // A looped VOD names its segments by pass; see src/looped.rs.
-  const path = pathname.slice(folder.pathname.length).replace(/pass\d+-/, "");
+  const path = pathname.slice(pathname.indexOf(folder) + folder.length).replace(/pass\d+-/, "");
   const body = await response.body();
   const file = readFileSync(join(job.files, path));
   const range = /bytes (\d+)-(\d+)/.exec(response.headers()["content-range"] ?? "");
