@@ -24,8 +24,8 @@ video 480x270 400k mezz/v0.mp4 $seconds
 video 256x144 120k mezz/v1.mp4 $seconds
 # A little shorter than the pictures: with its priming frame it would outlast them and become a DASH segment of one frame that
 # starts where mediaPresentationDuration (which ffmpeg rounds to 0.1 s) ends. Only ffmpeg asks for such a segment.
-audio 440 eng mezz/a0.mp4 35.95
-audio 660 deu mezz/a1.mp4 35.95
+audio 440 eng mezz/a0.mp4 35.8
+audio 660 deu mezz/a1.mp4 35.8
 av0=(-i mezz/v0.mp4 -i mezz/a0.mp4 -map 0:v -map 1:a -c copy)
 av1=(-i mezz/v1.mp4 -i mezz/a0.mp4 -map 0:v -map 1:a -c copy)
 codecs0='avc1.4d4015,mp4a.40.2' codecs1='avc1.4d400c,mp4a.40.2'

@@ -24,7 +24,7 @@ fn control(origin: &Origin, folder: &str) -> anyhow::Result<Decoded> {
     // ffmpeg 5.1 skips the first fragment of some DASH presentations: 50 frames.
     let least = if folder.starts_with("dash") { CLIP_FRAMES - 50 } else { CLIP_FRAMES };
     ensure!(decoded.video >= least, "{folder}: {} video frames", decoded.video);
-    ensure!(decoded.audio > 1590, "{folder}: {} audio frames", decoded.audio);
+    ensure!(decoded.audio > 1570, "{folder}: {} audio frames", decoded.audio);
     row(folder, "origin", &decoded, None);
     Ok(decoded)
 }
