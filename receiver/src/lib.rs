@@ -64,13 +64,35 @@ fn receive(cli: &Cli) -> Result<u8, StartupError> {
     mahp_runtime::log::init(config.log_format, "info");
     in_runtime(async {
         let stop = mahp_runtime::shutdown::on_signals();
-        let receiver = run::start(config, stop).await?;
-        println!("{}", run::banner(&receiver));
-        mahp_runtime::notify::ready();
+        let mut hangups = mahp_runtime::shutdown::Hangups::new();
         mahp_runtime::notify::start_watchdog();
-        receiver.finished().await;
-        Ok(0)
+        let mut config = config;
+        loop {
+            let round = stop.child_token();
+            let receiver = run::start(config, round.clone()).await?;
+            println!("{}", run::banner(&receiver));
+            mahp_runtime::notify::ready();
+            let next = stop.run_until_cancelled(reloaded(cli, &mut hangups)).await;
+            round.cancel();
+            receiver.finished().await;
+            let Some(next) = next else { return Ok(0) };
+            config = next;
+        }
     })
+}
+
+/// SIGHUP: the configuration as it is now. With a mistake in it everything stays as it is.
+async fn reloaded(cli: &Cli, hangups: &mut mahp_runtime::shutdown::Hangups) -> config::Config {
+    loop {
+        hangups.next().await;
+        match config::load(cli).and_then(|config| run::check(&config).map(|()| config)) {
+            Ok(config) => {
+                tracing::info!("SIGHUP: starting anew with the configuration as it is now");
+                return config;
+            }
+            Err(error) => tracing::error!("SIGHUP, and nothing changes: {error}"),
+        }
+    }
 }
 
 fn in_runtime<T>(work: impl Future<Output = Result<T, StartupError>>) -> Result<T, StartupError> {

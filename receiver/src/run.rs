@@ -14,10 +14,10 @@ use crate::recovery::Recovery;
 use crate::served::Served;
 use crate::store::disk::{Disk, Job};
 use crate::urls::RenditionKey;
+use mahp_runtime::admin;
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
-use mahp_runtime::{admin, notify};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -51,7 +51,6 @@ impl Receiver {
     /// Waits until it was told to stop, and has finished: responses ended, groups left.
     pub async fn finished(self) {
         self.stop.cancelled().await;
-        notify::stopping();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -60,21 +59,21 @@ impl Receiver {
 /// Starts a receiver; it runs until `stop`.
 ///
 /// # Errors
-/// What keeps it from starting: addresses in use, an interface that does not exist, a session description that is refused, a disk store that cannot be.
+/// What keeps it from starting: what [`check`] finds, addresses in use, a session description that is refused, a disk store that
+/// cannot be.
 /// A sender that does not answer keeps nothing from starting: it is asked again.
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, StartupError> {
     let metrics = admin::install_metrics();
     let clock = Clock::new();
     let served = Arc::new(Served::default());
+    check(&config)?;
     let front_options = front_options(&config)?;
-    if let Some(name) = &config.interface {
-        mahp_runtime::udp::interface(name)?;
-    }
     let hub = Hub::new(hub_options(&config, &front_options.allow_origins), clock, served.clone());
     let tasks = TaskTracker::new();
 
     let (listener, http_address) = admin::bind(config.listen, "--listen").await?;
-    let admin_address = admin::serve(config.admin, metrics, hub.clone(), stop.clone()).await?;
+    let (admin_address, admin) = admin::server(config.admin, metrics, hub.clone(), stop.clone()).await?;
+    tasks.spawn(admin);
     if let Some(folder) = &config.disk {
         let (disk, jobs) = Disk::open(folder, config.disk_bytes)?;
         hub.set_disk(disk);
@@ -94,6 +93,15 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     tasks.spawn(async move { recovery_stop.run_until_cancelled(recovery.run()).await });
     tasks.spawn(http::server::serve(listener, front, stop.clone()));
     Ok(Receiver { hub, http: http_address, admin: admin_address, tasks, stop })
+}
+
+/// What can be said of a configuration without starting.
+///
+/// # Errors
+/// A network or host that is none, an interface that does not exist.
+pub fn check(config: &Config) -> Result<(), StartupError> {
+    front_options(config)?;
+    config.interface.as_deref().map_or(Ok(()), |name| mahp_runtime::udp::interface(name).map(drop))
 }
 
 const USER_AGENT: &str = concat!("mahp-receiver/", env!("CARGO_PKG_VERSION"));

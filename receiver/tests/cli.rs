@@ -112,3 +112,64 @@ fn descriptions_that_cannot_be_trusted() {
     let signed = format!("http://{}/", serve(text.into_bytes()));
     assert_error(&program(&[&signed, "--key", &other]), "E-KEY-CHANGED", 1, &[&other]);
 }
+
+/// What a request for an origin that is in no channel is answered with.
+fn status_of(listen: SocketAddr) -> Option<u16> {
+    let mut stream = std::net::TcpStream::connect(listen).ok()?;
+    write!(stream, "GET /http/127.0.0.1:9/x HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn a_hangup_reads_the_configuration_again() {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (first, second) = (free(), free());
+    let file = folder("reload").join("receiver.toml");
+    let write = |listen: SocketAddr, more: &str| {
+        let text = format!(
+            "[receiver]\nsession = [\"127.0.0.1@232.9.8.7:5000\"]\nlisten = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n{more}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write(first, "");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mahp-receiver"))
+        .arg("--config")
+        .arg(&file)
+        .env("XDG_STATE_HOME", folder("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let hang_up = |child: &std::process::Child| {
+        let sent = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        let start = std::time::Instant::now();
+        while !condition() {
+            assert!(start.elapsed().as_secs() < 30, "waited in vain: {what}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    until("it starts", &|| status_of(first) == Some(403));
+    // Another address, and the origin is allowed: nobody answers there.
+    write(second, "allow-origin = [\"127.0.0.1:9\"]\nhold = \"1s\"");
+    hang_up(&child);
+    until("it starts anew", &|| status_of(second).is_some_and(|s| s == 502 || s == 504));
+    assert_eq!(status_of(first), None, "the old address is given up");
+    // The same address again.
+    write(second, "");
+    hang_up(&child);
+    until("the address is taken again", &|| status_of(second) == Some(403));
+    // A mistake changes nothing.
+    write(second, "nonsense = 1");
+    hang_up(&child);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    assert!(lines.any(|l| l.is_ok_and(|l| l.contains("nothing changes") && l.contains("E-CONFIG"))));
+    assert_eq!(status_of(second), Some(403));
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

@@ -229,6 +229,12 @@ fn buffer() {
     );
     let grows = finding.fix.contains("--recv-buffer") || finding.fix.contains("net.core.rmem_max");
     assert!(grows, "{finding:?}");
+    let drops = || {
+        let metrics = String::from_utf8(get("127.0.0.1:7791", "/metrics")).unwrap();
+        let line = metrics.lines().find_map(|l| l.strip_prefix("mahp_receiver_socket_drops_total "));
+        line.and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    until(|| drops() > 0.0);
     drop(receiver);
     let receiver = Receiver::start(&["--join=always"]);
     assert_well(&receiver.doctor());

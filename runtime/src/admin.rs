@@ -72,12 +72,26 @@ pub async fn serve(
     status: Arc<dyn Status>,
     stop: CancellationToken,
 ) -> Result<SocketAddr, StartupError> {
+    let (bound, server) = server(listen, handle, status, stop).await?;
+    tokio::spawn(server);
+    Ok(bound)
+}
+
+/// As [`serve`], for a caller that wants to know when the address is free again: the future ends after `stop`.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn server(
+    listen: SocketAddr,
+    handle: PrometheusHandle,
+    status: Arc<dyn Status>,
+    stop: CancellationToken,
+) -> Result<(SocketAddr, impl Future<Output = ()> + Send), StartupError> {
     let (listener, bound) = bind(listen, "the admin server").await?;
     let heart = Arc::new(Heart::default());
     tokio::spawn(beat(heart.clone(), handle.clone(), stop.clone()));
     let admin = Arc::new(Admin { handle, status, heart });
-    tokio::spawn(accept(listener, admin, stop));
-    Ok(bound)
+    Ok((bound, accept(listener, admin, stop)))
 }
 
 /// Listens on TCP, for `what` (in errors). Returns the listener and its address. Errors: `E-PORT-IN-USE`, `E-BIND`.

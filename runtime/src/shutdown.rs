@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM.
+//! SIGINT and SIGTERM end a program; SIGHUP has it read its configuration again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,35 @@ pub fn on_signals() -> CancellationToken {
         }
     }
     token
+}
+
+/// SIGHUPs as they come.
+#[derive(Debug)]
+pub struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Listens from now on. Must be called inside a tokio runtime.
+    pub fn new() -> Hangups {
+        Hangups(
+            signal(SignalKind::hangup())
+                .inspect_err(|e| tracing::warn!(error = %e, "cannot listen for SIGHUP"))
+                .ok(),
+        )
+    }
+
+    /// The next one. Cancel safe.
+    pub async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => _ = signal.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Default for Hangups {
+    fn default() -> Self {
+        Hangups::new()
+    }
 }
 
 async fn watch(token: CancellationToken, mut interrupt: Signal, mut terminate: Signal) {

@@ -245,6 +245,24 @@ async fn playlists_are_kept_in_their_newest_version_and_teach_urls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_reports_of_players_make_no_other_object() {
+    let rig = Rig::new(options());
+    rig.join().await;
+    let mut caster = rig.caster();
+    let with = |query: &str| {
+        let mut url = segment(1);
+        url.set_query(Some(query));
+        url
+    };
+    caster.send(object(&with("hdnts=of-the-sender&v=1"), ObjectKind::Media, body(1))).await;
+    let stored = rig.until_here(&with("hdnts=of-a-player&v=1&CMCD=br%3D1")).await;
+    assert!(stored.payload.to_bytes() == body(1) && stored.source == Source::Multicast);
+    // What is no token tells objects apart.
+    assert!(!matches!(rig.hub.demand(&with("hdnts=of-a-player&v=2"), None), Availability::Here(_)));
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rendition_that_nobody_asks_for_is_left() {
     let idle = Duration::from_secs(1);
     let rig = Rig::new(Options { join: Policy::OnDemand { idle }, ..options() });
