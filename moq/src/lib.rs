@@ -7,6 +7,7 @@
 //! * [`plane`]: the border. What the rest of MAHP asks of a MoQ session ([`ObjectPlane`]) and what a session asks of us
 //!   ([`Source`]). A newer draft, or another library, is one more implementation of [`ObjectPlane`].
 //! * [`exchange`]: which namespaces an endpoint offers, its own and those published to it: publisher and relay.
+//! * [`publisher`]: a channel with all its tracks.
 //! * [`follow`]: a subscription that outlives its sessions.
 //! * [`quic`]: the implementation over quinn: endpoint, certificates, session.
 
@@ -16,6 +17,7 @@ pub mod follow;
 pub mod limits;
 pub mod manifest;
 pub mod plane;
+pub mod publisher;
 pub mod quic;
 pub mod symbols;
 pub mod track;

@@ -9,12 +9,8 @@
 use crate::limits::SYMBOLS_PER_FETCH;
 use crate::plane::Refusal;
 use crate::wire::LocationRange;
+use mahp_common::fec::raptorq::{ESI_MOQ_END, ESI_MULTICAST_END};
 use mahp_common::{Esi, Sbn, Toi};
-
-/// Multicast has the ESIs below this.
-const ESI_MULTICAST_END: u32 = 1 << 22;
-/// A MoQ publisher has those from [`ESI_MULTICAST_END`] on, below this.
-const ESI_MOQ_END: u32 = 1 << 23;
 
 /// First repair symbol of every block that is asked for by MoQ.
 pub const FIRST_REPAIR: Esi = Esi(ESI_MULTICAST_END);

@@ -142,6 +142,9 @@ pub struct Settings {
     /// Report losses to the sender, and ask its repair servers [default: on]
     #[arg(long, env = "MAHP_RECEIVER_REPAIR", value_name = "SWITCH")]
     pub repair: Option<Switch>,
+    /// Who is asked for what is missing: repair servers, the MoQ publisher (experimental), or whichever there is [default: auto]
+    #[arg(long, env = "MAHP_RECEIVER_RECOVERY", value_name = "WAY", value_enum)]
+    pub recovery: Option<crate::recovery::Ways>,
     /// Most that repair fetches by unicast [default: 16 Mbit/s]
     #[arg(long, env = "MAHP_RECEIVER_REPAIR_RATE", value_name = "RATE")]
     pub repair_rate: Option<BitRate>,
@@ -325,6 +328,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
         unicast: s.unicast.is_none_or(|x| x.0),
         recovery: crate::recovery::Options {
             sender: s.repair.is_none_or(|x| x.0),
+            ways: s.recovery.unwrap_or_default(),
             unicast: s.unicast.is_none_or(|x| x.0),
             bytes_per_sec: s.repair_rate.map_or(16_000_000, |r| r.0) as f64 / 8.0,
         },
@@ -430,6 +434,7 @@ impl Settings {
             insecure: self.insecure.or(other.insecure),
             unicast: self.unicast.or(other.unicast),
             repair: self.repair.or(other.repair),
+            recovery: self.recovery.or(other.recovery),
             repair_rate: self.repair_rate.or(other.repair_rate),
             hold: self.hold.or(other.hold),
             recv_buffer: self.recv_buffer.or(other.recv_buffer),

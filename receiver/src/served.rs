@@ -23,6 +23,8 @@ pub enum Why {
     Repair,
     /// Symbols and byte ranges of the sender's repair servers.
     Sender,
+    /// Symbols and objects of a MoQ publisher.
+    Moq,
     /// Playlists and MPDs.
     Manifest,
     /// Decryption keys.
@@ -36,6 +38,7 @@ impl Why {
             Why::Fallback => "fallback",
             Why::Repair => "repair",
             Why::Sender => "sender",
+            Why::Moq => "moq",
             Why::Manifest => "manifest",
             Why::Key => "key",
         }

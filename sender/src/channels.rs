@@ -3,6 +3,7 @@
 use crate::config::ChannelConfig;
 use crate::description::{self, Issuer, Published};
 use crate::flow::{FlowSink, FlowTask, Shared};
+use crate::moq;
 use crate::origin::dash_live::{self, MpdFollower};
 use crate::origin::discover::{Found, What};
 use crate::origin::live::{FollowOptions, follow, follow_manifest};
@@ -42,6 +43,8 @@ pub struct Channels {
     pub fetcher: Fetcher,
     /// What receivers lack.
     pub repair: Arc<Service>,
+    /// The same over MoQ, if that is on.
+    pub moq: Option<moq::Publisher>,
     /// What carousels keep.
     pub spool: Spool,
     /// Identity of this run.
@@ -80,7 +83,7 @@ impl Channels {
         let key = self.issuer.key.clone();
         let (flow, config) = description::announcement(plan, self.session, self.first_toi(), key);
         let (task, sink) =
-            FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config, None);
+            FlowTask::new(self.shared.clone(), Arc::default(), "announcement", &flow, config, None, None);
         tasks.background("announcement flow", task.run(self.stop.clone()));
         tasks.background("announcement", description::carry(Arc::new(sink), self.published.subscribe()));
     }
@@ -88,6 +91,9 @@ impl Channels {
     /// Starts a channel of the plan.
     pub fn start(&self, tasks: &mut Tasks, config: &ChannelConfig, planned: &Planned, found: Found) {
         let channel = &planned.channel;
+        if let Some(moq) = &self.moq {
+            moq.add(channel);
+        }
         match (found.live, found.mpd.is_some()) {
             (true, false) => self.live_hls(tasks, channel, config, found),
             (true, true) => self.live_dash(tasks, channel, config, found),
@@ -199,6 +205,7 @@ impl Channels {
         let percent = r.flow.repair_percent;
         let share = ShareConfig::new(options.repair_floor, percent, options.repair_ceiling);
         let place = self.repair.place(&channel.name, &r.id, &r.flow, share);
+        let moq = self.moq.as_ref().and_then(|moq| moq.place(&channel.name, r));
         let config = SendConfig {
             symbol_size: r.flow.symbol_size,
             repair_percent: r.flow.repair_percent,
@@ -208,8 +215,15 @@ impl Channels {
             key: Some(self.issuer.key.clone()),
             ..SendConfig::new(r.flow.profile, r.flow.endpoint.tsi, repair_tsi, r.flow.rate_bps)
         };
-        let (task, sink) =
-            FlowTask::new(self.shared.clone(), status.clone(), &channel.name, &r.flow, config, Some(place));
+        let (task, sink) = FlowTask::new(
+            self.shared.clone(),
+            status.clone(),
+            &channel.name,
+            &r.flow,
+            config,
+            Some(place),
+            moq,
+        );
         let task = task.run(self.stop.clone());
         if r.role == Role::Manifest {
             // A manifest is repeated until the media have left; it is no work to wait for.

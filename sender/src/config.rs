@@ -80,6 +80,15 @@ pub struct SenderSettings {
     /// Memory for recently sent objects, from which receivers are repaired [default: 64 MiB]
     #[arg(long, env = "MAHP_SENDER_REPAIR_MEMORY", value_name = "SIZE")]
     pub repair_memory: Option<ByteSize>,
+    /// Publish over Media over QUIC too, listening here on UDP (experimental) [default: off]
+    #[arg(long, env = "MAHP_SENDER_MOQ", value_name = "ADDRESS:PORT")]
+    pub moq: Option<SocketAddr>,
+    /// Its certificate chain, PEM [default: self-signed, its fingerprint in the session description]
+    #[arg(long, env = "MAHP_SENDER_MOQ_CERTIFICATE", value_name = "FILE")]
+    pub moq_certificate: Option<PathBuf>,
+    /// The key of the certificate, PEM
+    #[arg(long, env = "MAHP_SENDER_MOQ_CERTIFICATE_KEY", value_name = "FILE")]
+    pub moq_certificate_key: Option<PathBuf>,
     /// Repair server to announce, "URL" or "WEIGHT URL"; repeatable [default: this sender's own]
     #[arg(long, env = "MAHP_SENDER_REPAIR_SERVER", value_name = "SERVER", value_delimiter = ',')]
     pub repair_server: Option<Vec<String>>,
@@ -195,6 +204,8 @@ pub struct Config {
     pub repair: crate::repair::Options,
     /// `repair-server`; empty: our own.
     pub repair_servers: Vec<RepairServer>,
+    /// `moq` and its certificate; none: off.
+    pub moq: Option<crate::moq::Options>,
     /// `log-format`.
     pub log_format: LogFormat,
     /// The channels, names unique.
@@ -328,9 +339,32 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
             multicast_bps: c.repair_multicast.or(f.repair_multicast).map_or(8_000_000, |r| r.0),
         },
         repair_servers: repair_servers(&c.repair_server.or(f.repair_server).unwrap_or_default(), place)?,
+        moq: moq(
+            c.moq.or(f.moq),
+            c.moq_certificate.or(f.moq_certificate),
+            c.moq_certificate_key.or(f.moq_certificate_key),
+            place,
+        )?,
         log_format,
         channels,
     })
+}
+
+/// Off without an address; a certificate and its key come together.
+fn moq(
+    listen: Option<SocketAddr>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    place: Place<'_>,
+) -> Result<Option<crate::moq::Options>, StartupError> {
+    let hint = "give moq-certificate and moq-certificate-key together, or neither";
+    let certificate = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(place.wrong("moq-certificate-key", "missing", hint)),
+        (None, Some(_)) => return Err(place.wrong("moq-certificate", "missing", hint)),
+    };
+    Ok(listen.map(|listen| crate::moq::Options { listen, certificate }))
 }
 
 /// `URL` or `WEIGHT URL`.

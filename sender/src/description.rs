@@ -59,6 +59,8 @@ pub struct Offer {
     pub report_url: Option<String>,
     /// Other senders of the same channels.
     pub standby: Vec<IpAddr>,
+    /// The MoQ publisher.
+    pub moq_url: Option<String>,
 }
 
 impl Issuer {
@@ -89,6 +91,7 @@ impl Issuer {
             channel.repair_servers.clone_from(&self.repair.servers);
             channel.report_url.clone_from(&self.repair.report_url);
             channel.standby_sources.clone_from(&self.repair.standby);
+            channel.moq_url.clone_from(&self.repair.moq_url);
         }
         let refused = |e: mahp_common::catalog::DescriptionError| {
             StartupError::usage(

@@ -1,5 +1,6 @@
 //! One task for each rendition: its queue, its sending engine, its share of the multicast socket.
 
+use crate::moq;
 use crate::repair::{Place, Request};
 use crate::sink::{Item, ObjectSink, PutFuture};
 use crate::status::RenditionStatus;
@@ -8,7 +9,7 @@ use mahp_common::fec::{EncodeJob, EncodeResult};
 use mahp_common::session::send::{
     Command, Event, FlowKind, Input, ObjectTag, Output, SendConfig, SendSession,
 };
-use mahp_common::{Object, ObjectKind, Time};
+use mahp_common::{Object, ObjectKind, Time, Toi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::udp::MulticastSender;
 use std::collections::BTreeMap;
@@ -69,6 +70,7 @@ pub struct FlowTask {
     queue: mpsc::Receiver<Item>,
     /// Where receivers get what they lack of it.
     repair_place: Option<Place>,
+    moq: Option<moq::Place>,
     encoding: JoinSet<Option<EncodeResult>>,
     tags: BTreeMap<ObjectTag, Sending>,
     next_tag: ObjectTag,
@@ -108,6 +110,7 @@ impl FlowTask {
         flow: &Flow,
         config: SendConfig,
         repair_place: Option<Place>,
+        moq: Option<moq::Place>,
     ) -> (FlowTask, FlowSink) {
         let (sink, queue) = mpsc::channel(QUEUE);
         let task = FlowTask {
@@ -120,6 +123,7 @@ impl FlowTask {
             session: SendSession::new(config),
             queue,
             repair_place,
+            moq,
             encoding: JoinSet::new(),
             tags: BTreeMap::new(),
             next_tag: 0,
@@ -179,7 +183,7 @@ impl FlowTask {
     fn accept(&mut self, item: Item) {
         let Item { object, listed_at, late_after, repeat } = item;
         self.next_tag += 1;
-        let kept = self.repair_place.is_some().then(|| object.clone());
+        let kept = (self.repair_place.is_some() || self.moq.is_some()).then(|| object.clone());
         let sending = Sending { object: kept, listed_at, late_after, kind: object.meta.kind, repeat };
         self.tags.insert(self.next_tag, sending);
         let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
@@ -238,8 +242,8 @@ impl FlowTask {
         let (tag, last) = match event {
             Event::Started { tag, toi } => {
                 let object = self.tags.get_mut(tag).and_then(|s| s.object.take());
-                if let Some((object, place)) = object.zip(self.repair_place.as_ref()) {
-                    place.keep(*toi, &object);
+                if let Some(object) = object {
+                    self.on_started(*toi, &object);
                 }
                 return;
             }
@@ -252,6 +256,16 @@ impl FlowTask {
         }
         self.count(sending);
         self.tags.remove(tag);
+    }
+
+    /// Whoever serves it another way takes it now.
+    fn on_started(&self, toi: Toi, object: &Object) {
+        if let Some(place) = &self.repair_place {
+            place.keep(toi, object);
+        }
+        if let Some(place) = &self.moq {
+            place.publish(toi, object, self.shared.clock.wall());
+        }
     }
 
     fn count(&self, sending: &Sending) {

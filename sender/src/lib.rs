@@ -13,6 +13,11 @@ pub mod description;
 pub mod flow;
 pub mod http;
 pub mod key;
+#[cfg(feature = "moq")]
+pub mod moq;
+#[cfg(not(feature = "moq"))]
+#[path = "moq_absent.rs"]
+pub mod moq;
 pub mod origin;
 pub mod plan;
 pub mod progress;

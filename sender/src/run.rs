@@ -11,7 +11,7 @@ use crate::repair::Service;
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
-use crate::{http, key, progress, repair};
+use crate::{http, key, moq, progress, repair};
 use mahp_common::catalog::{RepairServer, WELL_KNOWN_PATH};
 use mahp_common::repair::REPORT_PATH;
 use mahp_runtime::clock::Clock;
@@ -76,7 +76,10 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     let session = key::random_session(clock.wall())?;
     let host = host(http_address, source);
     let repair = Service::new(config.repair, clock);
-    let issuer = Issuer::new(&plan, &config.name, session, key, offer(&config, host));
+    let moq =
+        config.moq.as_ref().map(|o| moq::Publisher::start(o, clock, key.clone(), session)).transpose()?;
+    let moq_url = moq.as_ref().map(|m| m.url(source));
+    let issuer = Issuer::new(&plan, &config.name, session, key, Offer { moq_url, ..offer(&config, host) });
     let (published, described) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
     let options = SendOptions { source, interface, ttl: u32::from(config.ttl), dscp: config.dscp };
     let socket = Arc::new(MulticastSender::new(&options)?);
@@ -86,7 +89,7 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     status.set_repair(repair.clone());
     let served = (config.repair.unicast_bps > 0).then(|| repair.clone());
     let channels =
-        Channels { planner, issuer, published, status, shared, fetcher, repair, spool, session, stop };
+        Channels { planner, issuer, published, status, shared, fetcher, repair, moq, spool, session, stop };
 
     banner(&plan, &options, host, admin_address);
     let mut tasks = Tasks::default();
@@ -241,7 +244,7 @@ fn host(http: SocketAddr, source: IpAddr) -> SocketAddr {
 fn offer(config: &Config, host: SocketAddr) -> Offer {
     if config.repair.unicast_bps == 0 {
         let (servers, standby) = (config.repair_servers.clone(), config.standby_sources.clone());
-        return Offer { servers, report_url: None, standby };
+        return Offer { servers, report_url: None, standby, moq_url: None };
     }
     let own = format!("http://{host}{}", repair::http::PREFIX);
     let servers = match config.repair_servers.as_slice() {
@@ -249,7 +252,7 @@ fn offer(config: &Config, host: SocketAddr) -> Offer {
         given => given.to_vec(),
     };
     let report_url = Some(format!("{own}{REPORT_PATH}"));
-    Offer { servers, report_url, standby: config.standby_sources.clone() }
+    Offer { servers, report_url, standby: config.standby_sources.clone(), moq_url: None }
 }
 
 fn banner(plan: &Plan, options: &SendOptions, host: SocketAddr, admin: SocketAddr) {

@@ -243,7 +243,7 @@ async fn send(c: Case, objects: u64) -> anyhow::Result<u64> {
     let mut config = SendConfig::new(WireProfile::Mabr, Tsi(1), Tsi(2), flow.rate_bps);
     config.repair_percent = c.repair_percent;
     config.key = Some(key());
-    let (task, sink) = FlowTask::new(shared, Arc::default(), "bench", &flow, config, None);
+    let (task, sink) = FlowTask::new(shared, Arc::default(), "bench", &flow, config, None, None);
     let running = tokio::spawn(task.run(CancellationToken::new()));
     ready()?;
     for n in 0..objects {

@@ -1,11 +1,20 @@
 //! Writes the seeds of the fuzz targets to `tests/corpus`. Run it when a format changes:
 //! `cargo run -p mahp-tests --example fuzz_corpus`
 
+use bytes::Bytes;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::WireProfile;
+use mahp_common::fec::partition::source_oti;
 use mahp_common::session::send::SendConfig;
 use mahp_common::wire::alc::AlcPacket;
+use mahp_common::wire::fdt::FdtFile;
 use mahp_common::{ByteRange, Object, ObjectMeta, Toi, Tsi};
+use mahp_moq::catalog::Catalog;
+use mahp_moq::manifest;
+use mahp_moq::wire::{
+    FetchEncoder, FetchKind, Filter, Location, LocationRange, Message, Namespace, Params, SetupOptions,
+    SubgroupHeader, SubgroupObject, TrackName,
+};
 use mahp_tests::engines::{Datagram, noise, object, send_all};
 use mahp_tests::fuzz::Target;
 use std::time::Duration;
@@ -157,9 +166,87 @@ fn manifests() -> anyhow::Result<()> {
     write("mpd_rewrite", "small.mpd", mpd.as_bytes())
 }
 
+fn moq() -> anyhow::Result<()> {
+    let track = TrackName::new(Namespace::new(["mahp", "news"]), "v0");
+    let range = LocationRange::objects(1_790_000, (1 << 24) + (1 << 22), 17);
+    let params = Params {
+        filter: Some(Filter::From(Location::new(5, 1))),
+        rendezvous_timeout: Some(5000),
+        largest: Some(Location::new(4, 0)),
+        forward: Some(true),
+        ..Params::default()
+    };
+    let properties = Bytes::from_static(&[0x0e, 0x20]);
+    let options =
+        SetupOptions { path: Some("/".into()), authority: Some("h:443".into()), implementation: None };
+    let messages = [
+        Message::Setup(options),
+        Message::Subscribe { id: 0, track: track.clone(), params: params.clone() },
+        Message::SubscribeOk { alias: 1, params: params.clone(), properties },
+        Message::Fetch {
+            id: 2,
+            kind: FetchKind::Standalone(track.clone(), range),
+            params: Params::default(),
+        },
+        Message::FetchOk { end_of_track: true, end: range.end, params, properties: Bytes::new() },
+        Message::PublishNamespace { id: 4, namespace: track.namespace, params: Params::default() },
+        Message::PublishDone { status: 5, streams: 3, reason: "reads too slowly".into() },
+        Message::RequestError { code: 9, retry_after_ms: Some(500), reason: "many ask".into() },
+    ];
+    let mut stream = vec![0];
+    for message in messages {
+        stream.extend(message.encode()?);
+    }
+    write("moq_wire", "messages", &stream)?;
+    let header = SubgroupHeader {
+        alias: 1,
+        group: 9,
+        subgroup: Some(2),
+        priority: Some(3),
+        properties: true,
+        end_of_group: true,
+    };
+    let mut stream = [vec![1], header.encode()].concat();
+    let mut prior = None;
+    for object in [0, 1, 7] {
+        let fields = SubgroupObject { object, properties: Bytes::from_static(&[0x3a, 1]), len: 0, status: 0 };
+        stream.extend(fields.encode(&header, prior));
+        prior = Some(object);
+    }
+    write("moq_wire", "subgroup", &stream)?;
+    let mut encoder = FetchEncoder::default();
+    let mut stream = vec![2];
+    for (group, object) in [(1, 0), (1, 1), (2, 5), (2, 9)] {
+        stream.extend(encoder.encode(Location::new(group, object), 0, 128, &[], 0));
+    }
+    write("moq_wire", "fetch", &stream)
+}
+
+/// The channel of the seed of `description`, as a catalog; and a signed record, which is an FDT Instance with one file.
+fn moq_contents() -> anyhow::Result<()> {
+    let seeds = Target::named("description").map(|t| t.corpus_dir().join("signed.json"));
+    let text = std::fs::read(seeds.unwrap_or_default())?;
+    let description: mahp_common::catalog::SessionDescription = serde_json::from_slice(&text)?;
+    let channel = description.channels.first().ok_or_else(|| anyhow::anyhow!("no channel"))?;
+    write("moq_catalog", "one-channel.json", &Catalog::of(channel, &description.public_key, 1).to_json())?;
+    let file = FdtFile {
+        toi: Toi(1),
+        meta: objects().remove(0).meta,
+        content_encoding: None,
+        oti: Some(source_oti(200, 64)),
+        repair_oti: None,
+        content_md5: None,
+        content_digest: None,
+    };
+    let record = manifest::seal(file, Tsi(1), 3, 4_000_000_000, &SigningKey::from_seed(&[1; 32]))?;
+    write("moq_record", "signed", &record)
+}
+
 fn main() -> anyhow::Result<()> {
     wire()?;
+    moq()?;
     by_hand()?;
     descriptions()?;
+    moq_contents()?;
     manifests()
 }

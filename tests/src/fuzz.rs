@@ -2,6 +2,8 @@
 //!
 //! A target panics when a property does not hold. Seeds lie in `tests/corpus/NAME`, manifests also in `tests/manifests`.
 
+pub mod moq;
+
 use crate::engines::wall;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::SessionDescription;
@@ -29,7 +31,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "lct_alc", run: lct_alc, manifests: None },
     Target { name: "fdt", run: fdt, manifests: None },
     Target { name: "description", run: description, manifests: None },
@@ -37,6 +39,9 @@ pub const TARGETS: [Target; 7] = [
     Target { name: "mpd_rewrite", run: mpd_rewrite, manifests: Some("mpd") },
     Target { name: "range", run: range, manifests: None },
     Target { name: "session", run: session, manifests: None },
+    Target { name: "moq_wire", run: moq::wire, manifests: None },
+    Target { name: "moq_catalog", run: moq::catalog, manifests: None },
+    Target { name: "moq_record", run: moq::record, manifests: None },
 ];
 
 impl Target {

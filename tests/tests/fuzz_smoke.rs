@@ -125,4 +125,4 @@ macro_rules! targets {
     };
 }
 
-targets! { lct_alc fdt description m3u8_rewrite mpd_rewrite range session }
+targets! { lct_alc fdt description m3u8_rewrite mpd_rewrite range session moq_wire moq_catalog moq_record }

@@ -139,6 +139,11 @@ impl Hub {
     }
 }
 
+/// The URL of a MoQ publisher.
+fn publisher(url: &str) -> Option<Url> {
+    Url::parse(url).ok().filter(|u| u.scheme() == "moqt")
+}
+
 impl State {
     fn wanted(&self, now: Time, flight: &Flight) -> Option<Wanted> {
         let entry = self.renditions.get(&flight.rendition)?;
@@ -153,6 +158,7 @@ impl State {
             .repair_servers
             .iter()
             .filter_map(|s| Some((self.resolve(entry.session, &s.url)?, s.weight)))
+            .chain(channel.moq_url.as_deref().and_then(publisher).map(|url| (url, 1)))
             .collect();
         Some(Wanted {
             key: ObjectKey(flight.number),

@@ -528,7 +528,7 @@ async fn repair_service(object: Object) -> (Url, Arc<Mutex<Vec<String>>>) {
 async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() {
     use crate::origin::upstream::Web;
     use crate::origin::{Bounds, Origins};
-    use crate::recovery::{Options as RecoveryOptions, Recovery};
+    use crate::recovery::{Options as RecoveryOptions, Recovery, Ways};
     use mahp_runtime::fetch::Fetcher;
     let mut rig = Rig::new(options());
     let sent = media(1);
@@ -541,7 +541,7 @@ async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() 
     let served = rig.hub.served.clone();
     let via = http::HeaderValue::from_static("1.1 test");
     let origins = Origins::new(Arc::new(web), rig.hub.clone(), served.clone(), Bounds::default(), via);
-    let options = RecoveryOptions { sender: true, unicast: true, bytes_per_sec: 1e7 };
+    let options = RecoveryOptions { sender: true, ways: Ways::Auto, unicast: true, bytes_per_sec: 1e7 };
     let fetcher = Fetcher::new("test");
     let recovery = Recovery::new(rig.hub.clone(), origins, served, rig.hub.clock, fetcher, options);
     let recovering = tokio::spawn(recovery.run());

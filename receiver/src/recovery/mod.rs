@@ -5,6 +5,11 @@
 //! requests ([`crate::http`]) remain the last resort: what is not here in time they fetch themselves.
 
 mod client;
+#[cfg(feature = "moq")]
+mod moq;
+#[cfg(not(feature = "moq"))]
+#[path = "moq_absent.rs"]
+mod moq;
 mod report;
 
 use crate::http::access::is_channel_host;
@@ -23,6 +28,7 @@ use mahp_common::repair::report::Answer;
 use mahp_common::{ByteRange, Time};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::Fetcher;
+use moq::Publishers;
 use report::Reporting;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -35,11 +41,38 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The same while there are none.
 const IDLE: Duration = Duration::from_millis(500);
 
+/// Who is asked for symbols.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ways {
+    /// Repair servers by HTTP.
+    Http,
+    /// The MoQ publisher (experimental).
+    Moq,
+    /// Whichever there is.
+    #[default]
+    Auto,
+}
+
+impl Ways {
+    fn has(self, server: &Url) -> bool {
+        match self {
+            Ways::Http => server.scheme() != "moqt",
+            Ways::Moq => server.scheme() == "moqt",
+            Ways::Auto => true,
+        }
+    }
+}
+
 /// What may be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Reports to the sender, and its repair servers.
     pub sender: bool,
+    /// By which ways its repair servers are asked.
+    pub ways: Ways,
     /// Anything by unicast but reports.
     pub unicast: bool,
     /// Most bytes per second of repair by unicast.
@@ -53,6 +86,7 @@ pub struct Recovery {
     clock: Clock,
     options: Options,
     client: Client,
+    publishers: Publishers,
     planner: Planner,
     servers: HashMap<Url, u32>,
     reporting: Reporting,
@@ -84,6 +118,7 @@ impl Recovery {
             ..PlanConfig::default()
         };
         Recovery {
+            publishers: Publishers::new(hub.clone(), served.clone()),
             client: Client::new(hub.clone(), served, fetcher),
             hub,
             origins,
@@ -125,7 +160,11 @@ impl Recovery {
         }
         for w in wanted {
             let servers: Vec<Server> = match self.options.sender && self.options.unicast {
-                true => w.servers.iter().map(|(url, weight)| self.server(url, *weight)).collect(),
+                true => {
+                    let ways = self.options.ways;
+                    let servers = w.servers.iter().filter(|(url, _)| ways.has(url));
+                    servers.map(|(url, weight)| self.server(url, *weight)).collect()
+                }
                 false => Vec::new(),
             };
             let view = View {
@@ -189,15 +228,25 @@ impl Recovery {
             Action::Symbols(server, blocks) => {
                 let Some(url) = self.url(*server) else { return false };
                 let (server, blocks, wanted) = (*server, blocks.clone(), wanted.clone());
+                let publishers = self.publishers.clone();
                 self.running.spawn(async move {
-                    Ended::Action(key, client.symbols(server, &url, &wanted, &blocks).await, None)
+                    let outcome = match url.scheme() {
+                        "moqt" => publishers.symbols(server, &url, &wanted, &blocks).await,
+                        _ => client.symbols(server, &url, &wanted, &blocks).await,
+                    };
+                    Ended::Action(key, outcome, None)
                 });
             }
             Action::Ranges(server) => {
                 let Some(url) = self.url(*server) else { return false };
                 let (server, wanted) = (*server, wanted.clone());
+                let publishers = self.publishers.clone();
                 self.running.spawn(async move {
-                    Ended::Action(key, client.ranges(server, &url, &wanted).await, None)
+                    let outcome = match url.scheme() {
+                        "moqt" => publishers.object(server, &url, &wanted).await,
+                        _ => client.ranges(server, &url, &wanted).await,
+                    };
+                    Ended::Action(key, outcome, None)
                 });
             }
             Action::OriginRanges | Action::OriginWhole => {

@@ -1,0 +1,169 @@
+//! Symbols and objects from MoQ publishers (experimental).
+
+use super::client::{FIRST_BYTE, WHOLE, count};
+use crate::flow::Control;
+use crate::hub::Hub;
+use crate::hub::recover::Wanted;
+use crate::served::{Served, Why};
+use bytes::{Bytes, BytesMut};
+use mahp_common::fec::raptorq::{ESI_MOQ_END, ESI_MULTICAST_END};
+use mahp_common::repair::plan::{Outcome, Server};
+use mahp_common::session::recv::Path;
+use mahp_common::wire::alc::PayloadId;
+use mahp_common::{Esi, ObjectKind, Sbn};
+use mahp_moq::catalog::Kind;
+use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError};
+use mahp_moq::publisher::namespace;
+use mahp_moq::quic::{Connector, Limits, QuicSession, Trust, parse_url};
+use mahp_moq::symbols::SymbolRange;
+use mahp_moq::wire::LocationRange;
+use mahp_moq::{Exchange, Object, TrackName};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use url::Url;
+
+/// Publishers that sessions are kept with: those of one description more would be an attack.
+const SESSIONS: usize = 16;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Publishers {
+    hub: Arc<Hub>,
+    served: Arc<Served>,
+    sessions: Arc<Mutex<HashMap<Url, QuicSession>>>,
+}
+
+impl Publishers {
+    /// A client that feeds the hub's flows.
+    pub(super) fn new(hub: Arc<Hub>, served: Arc<Served>) -> Publishers {
+        Publishers { hub, served, sessions: Arc::default() }
+    }
+
+    /// Encoding symbols of several blocks.
+    pub(super) async fn symbols(
+        &self,
+        server: Server,
+        url: &Url,
+        wanted: &Wanted,
+        blocks: &[(Sbn, Esi, u32)],
+    ) -> Outcome {
+        for (sbn, from, symbols) in blocks {
+            // The planner counts in the ESIs of repair servers; those of MoQ are as many below.
+            let first = Esi(from.0.saturating_sub(ESI_MOQ_END) + ESI_MULTICAST_END);
+            let (toi, size) = (wanted.lack.toi, usize::from(wanted.lack.symbol_size));
+            let range = SymbolRange { toi, sbn: *sbn, first, count: *symbols }.to_range();
+            let limit = size * *symbols as usize;
+            let got = match self.fetch(url, wanted, Kind::Symbols, range, limit).await {
+                Ok(got) => got,
+                Err(e) => return self.refused(server, url, &e).await,
+            };
+            let in_order = got
+                .iter()
+                .zip(range.start.object..)
+                .all(|(o, id)| o.at.object == id && o.payload.len() == size);
+            if got.len() != *symbols as usize || !in_order {
+                return Outcome::Failed(server);
+            }
+            count("moq_symbols");
+            let control = Control::Symbols {
+                toi,
+                path: Path::Moq,
+                first: PayloadId { sbn: *sbn, esi: first },
+                symbols: self.joined(got),
+            };
+            self.hub.tell(&wanted.rendition, control);
+        }
+        Outcome::Fed
+    }
+
+    /// The object.
+    pub(super) async fn object(&self, server: Server, url: &Url, wanted: &Wanted) -> Outcome {
+        let Ok(group) = u64::try_from(wanted.lack.toi.0) else { return Outcome::Failed(server) };
+        let kind = if wanted.meta.kind == ObjectKind::Media { Kind::Media } else { Kind::Documents };
+        let length = usize::try_from(wanted.lack.length).unwrap_or(usize::MAX);
+        let got = match self.fetch(url, wanted, kind, LocationRange::objects(group, 0, 1), length).await {
+            Ok(got) => got,
+            Err(e) => return self.refused(server, url, &e).await,
+        };
+        let bytes = self.joined(got);
+        if bytes.len() != length {
+            return Outcome::Failed(server);
+        }
+        count("moq_objects");
+        let control = Control::Bytes { toi: wanted.lack.toi, path: Path::Moq, offset: 0, bytes };
+        self.hub.tell(&wanted.rendition, control);
+        Outcome::Fed
+    }
+
+    fn joined(&self, objects: Vec<Object>) -> Bytes {
+        let mut joined = BytesMut::with_capacity(objects.iter().map(|o| o.payload.len()).sum());
+        objects.iter().for_each(|o| joined.extend_from_slice(&o.payload));
+        self.served.fetched(Why::Moq, joined.len() as u64);
+        joined.freeze()
+    }
+
+    async fn fetch(
+        &self,
+        url: &Url,
+        wanted: &Wanted,
+        kind: Kind,
+        range: LocationRange,
+        limit: usize,
+    ) -> Result<Vec<Object>, PlaneError> {
+        let late = |_| PlaneError::Closed("no answer in time".into());
+        let session = tokio::time::timeout(FIRST_BYTE, self.session(url)).await.map_err(late)??;
+        let track = kind.track(&wanted.rendition.rendition);
+        let name = TrackName::new(namespace(&wanted.rendition.channel), track);
+        let fetching =
+            tokio::time::timeout(FIRST_BYTE, session.fetch(&name, range)).await.map_err(late)??;
+        tokio::time::timeout(WHOLE, fetching.collect(limit)).await.map_err(late)?
+    }
+
+    /// The session with a publisher, or a new one. One is opened at a time.
+    async fn session(&self, url: &Url) -> Result<QuicSession, PlaneError> {
+        let mut sessions = self.sessions.lock().await;
+        if let Some(session) = sessions.get(url) {
+            return Ok(session.clone());
+        }
+        let failed = |e: String| PlaneError::Closed(e);
+        let pin = url.fragment().and_then(|f| f.strip_prefix("sha256="));
+        let trust = match pin.map(str::parse).transpose() {
+            Ok(pin) => pin.map_or(Trust::Public, |pin| Trust::Fingerprints(vec![pin])),
+            Err(e) => return Err(failed(e.to_string())),
+        };
+        let to = parse_url(url.as_str()).map_err(failed)?;
+        let connector = Connector::new(&trust, Limits::default()).map_err(|e| failed(e.to_string()))?;
+        let session = connector.connect(&to, Exchange::new()).await?;
+        tracing::info!(%url, rtt = ?session.rtt(), "MoQ session opened");
+        if sessions.len() < SESSIONS {
+            sessions.insert(url.clone(), session.clone());
+        }
+        Ok(session)
+    }
+
+    async fn refused(&self, server: Server, url: &Url, error: &PlaneError) -> Outcome {
+        tracing::debug!(%url, "MoQ publisher: {error}");
+        match error {
+            PlaneError::Refused(refusal) => match refusal.retry_after {
+                Some(wait) => {
+                    count("moq_busy");
+                    Outcome::Busy(server, wait.max(Duration::from_millis(50)))
+                }
+                None => {
+                    count("moq_failed");
+                    Outcome::Failed(server)
+                }
+            },
+            _ => {
+                count("moq_failed");
+                // The planner leaves a failed server alone for a while; then it is a new session.
+                if let Some(session) = self.sessions.lock().await.remove(url) {
+                    session.close();
+                }
+                Outcome::Failed(server)
+            }
+        }
+    }
+}

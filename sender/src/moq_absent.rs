@@ -1,0 +1,60 @@
+//! Media over QUIC is not in this build (cargo feature `moq`).
+
+use mahp_common::auth::SigningKey;
+use mahp_common::catalog::{Channel, Rendition};
+use mahp_common::{Object, Toi, WallTime};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::error::StartupError;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Where and how to listen, if it could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `moq`.
+    pub listen: SocketAddr,
+    /// `moq-certificate` and `moq-certificate-key`.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// There is none.
+#[derive(Debug)]
+pub struct Publisher(Infallible);
+
+impl Publisher {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// `E-MOQ`, always.
+    pub fn start(_: &Options, _: Clock, _: SigningKey, _: u64) -> Result<Publisher, StartupError> {
+        let hint = "leave out --moq, or build with the cargo feature `moq`";
+        Err(StartupError::usage("E-MOQ", "this build has no Media over QUIC".to_owned(), hint))
+    }
+
+    /// The URL for receivers.
+    pub fn url(&self, _: IpAddr) -> String {
+        match self.0 {}
+    }
+
+    /// Offers a channel.
+    pub fn add(&self, _: &Channel) {
+        match self.0 {}
+    }
+
+    /// A flow's place.
+    pub fn place(&self, _: &str, _: &Rendition) -> Option<Place> {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+#[derive(Clone, Debug)]
+pub struct Place(Infallible);
+
+impl Place {
+    /// The flow sends this now.
+    pub fn publish(&self, _: Toi, _: &Object, _: WallTime) {
+        match self.0 {}
+    }
+}
