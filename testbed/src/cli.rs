@@ -3,6 +3,7 @@
 mod suite;
 
 use crate::clip::Clip;
+use crate::crowd::{self, CrowdArgs};
 use crate::demo::{self, DemoArgs};
 use crate::origin::Origin;
 use crate::presentation::Presentation;
@@ -44,6 +45,8 @@ enum Command {
     Plot(PlotArgs),
     /// The built-in player.
     Play(PlayArgs),
+    /// Many light receivers in one process: what a crowd costs the sender and the origin.
+    Crowd(CrowdArgs),
     /// `mahp-sender` in a child process of the demo.
     #[command(hide = true, disable_help_flag = true)]
     Sender(ChildArgs),
@@ -166,6 +169,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => suite::compare(&args),
         Command::Plot(args) => suite::plot(&args),
         Command::Play(args) => runtime().and_then(|r| r.block_on(play::play(args))),
+        Command::Crowd(args) => runtime().and_then(|r| r.block_on(crowd::run(args))),
         Command::Sender(args) => {
             let entry = |args| mahp_sender::main_with_args(args).map(|()| 0);
             return as_child("mahp-sender", args, entry);

@@ -11,6 +11,7 @@
 //! | [`net`] | namespaces, interfaces and frames around it |
 //! | [`scenario`] | what runs, what goes wrong when, what must hold |
 //! | [`run`] | runs a scenario: starts, samples, stops |
+//! | [`crowd`] | many light receivers in one process |
 //! | [`result`] | what it showed: figures, verdict, report.json, report.html |
 //! | [`process`] | programs that end when the testbed ends |
 //! | [`demo`] | all of it together, with the sender and the receiver as processes |
@@ -20,6 +21,7 @@ pub mod boxes;
 pub mod cli;
 pub mod client;
 pub mod clip;
+pub mod crowd;
 pub mod demo;
 pub mod emu;
 pub mod link;

@@ -66,6 +66,7 @@ pub fn assemble(parts: Parts<'_>) -> Report {
         spans,
         players: parts.players,
         receivers: parts.collected.receivers,
+        crowd: parts.collected.crowd,
         legs: parts.wire,
         emulator_lost: parts.emulator_lost,
         origin_log: parts.collected.origin_log,

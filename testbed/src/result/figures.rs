@@ -197,7 +197,8 @@ impl Ground<'_> {
         let cost = players as f64 * self.viewers as f64;
         f.egress_share = (cost > 0.0).then(|| f.egress_bytes as f64 / cost);
         let peaks = series.rate("origin/receivers_requests").into_iter().map(|(_, r)| r.round() as u64);
-        f.peak_requests = peaks.max().unwrap_or(0);
+        let crowd = self.collected.crowd.as_ref().map_or(0, |c| c.peak_requests);
+        f.peak_requests = peaks.max().unwrap_or(0).max(crowd);
     }
 
     /// Bytes of media by unicast of those served, from a time on, over receivers.

@@ -44,6 +44,7 @@ pub(super) fn page(report: &Report) -> String {
     plots(report).iter().filter(|p| !p.is_empty()).for_each(|p| out.push_str(&p.svg()));
     players(&mut out, report);
     ledger(&mut out, &report.ledgers);
+    crowd(&mut out, report);
     let _ = writeln!(out, "<h2>Scenario</h2>\n<pre>{}</pre>\n</body></html>", escape(&report.scenario));
     out
 }
@@ -92,6 +93,7 @@ fn figures(out: &mut String, report: &Report) {
 pub(super) fn plots(report: &Report) -> Vec<Plot> {
     vec![
         loss(report),
+        repair_share(report),
         sources(report),
         buffers(report),
         delay(report),
@@ -166,6 +168,17 @@ fn loss(report: &Report) -> Plot {
     );
     (plot.at_least, plot.at_most) = (1.0, 100.0);
     plot
+}
+
+fn repair_share(report: &Report) -> Plot {
+    let points = report.series.points("sender/repair_share");
+    let plot = with_spans(
+        report,
+        "Repair symbols that the sender adds",
+        "per hundred source symbols, the rendition with most",
+        vec![line("repair share", 4, points)],
+    );
+    Plot { at_least: 20.0, ..plot }
 }
 
 fn sources(report: &Report) -> Plot {
@@ -281,7 +294,8 @@ fn receivers(report: &Report) -> Plot {
 
 /// Receivers of the run, light ones included.
 fn viewers(report: &Report) -> usize {
-    report.receivers.len()
+    let light = report.crowd.as_ref().map_or(0, |c| c.receivers);
+    report.receivers.len() + usize::try_from(light).unwrap_or(0)
 }
 
 fn hosts(report: &Report) -> Vec<String> {
@@ -332,6 +346,15 @@ fn players(out: &mut String, report: &Report) {
             via(crate::client::Via::Unicast) + via(crate::client::Via::Unsaid),
             escape(r.error.as_deref().unwrap_or("")),
         );
+    }
+    out.push_str("</table>\n");
+}
+
+fn crowd(out: &mut String, report: &Report) {
+    let Some(c) = &report.crowd else { return };
+    let _ = writeln!(out, "<h2>{} light receivers</h2>\n<table>", c.receivers);
+    for (name, value) in super::table::crowd(c) {
+        let _ = writeln!(out, "<tr><td>{name}</td><td class=\"n\">{value}</td></tr>");
     }
     out.push_str("</table>\n");
 }

@@ -15,6 +15,7 @@ pub use assemble::{Parts, assemble};
 pub use table::table;
 
 use crate::client;
+use crate::crowd::Counters;
 use crate::emu::switch::Count;
 use crate::emu::{Direction, TrafficClass};
 use crate::net::Lan;
@@ -75,6 +76,9 @@ pub struct Report {
     pub players: Vec<Watched>,
     /// Each receiver's last word about itself.
     pub receivers: BTreeMap<String, Snapshot>,
+    /// Counters of the light receivers, where there are any.
+    #[serde(default)]
+    pub crowd: Option<Counters>,
     /// Counters of the emulator.
     pub legs: Vec<Leg>,
     /// Frames this machine lost because it was too slow: anything but 0 makes the run worthless.
@@ -212,6 +216,8 @@ pub struct Collected {
     pub series: Series,
     /// Each receiver's last word.
     pub receivers: BTreeMap<String, Snapshot>,
+    /// Counters of the light receivers.
+    pub crowd: Option<Counters>,
     /// The sender's last word.
     pub sender: serde_json::Value,
     /// The origin's log.

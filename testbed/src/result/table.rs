@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::figures::Figures;
+use crate::crowd::Counters;
 use std::fmt::Write;
 
 /// A row of figures: name, and how a run's value is shown.
@@ -45,6 +46,22 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 
+/// What the light receivers did.
+pub(super) fn crowd(c: &Counters) -> [(&'static str, u64); 10] {
+    [
+        ("objects intact by multicast alone", c.intact),
+        ("objects with something by unicast", c.repaired),
+        ("objects never complete", c.lost),
+        ("bytes of complete objects", c.bytes),
+        ("of these by unicast, from the sender", c.sender_bytes),
+        ("of these by unicast, from the origin", c.origin_bytes),
+        ("reports of lacks", c.reports),
+        ("requests to the sender", c.sender_requests),
+        ("requests to the origin", c.origin_requests),
+        ("most requests in one second", c.peak_requests),
+    ]
+}
+
 /// Figures, then criteria.
 pub fn table(report: &Report) -> String {
     let mut out = String::new();
@@ -61,6 +78,10 @@ pub fn table(report: &Report) -> String {
         if let Some(value) = value(&report.figures) {
             let _ = writeln!(out, "  {name:<40} {value}");
         }
+    }
+    if let Some(c) = &report.crowd {
+        let _ = writeln!(out, "  {} light receivers:", c.receivers);
+        crowd(c).iter().for_each(|(name, value)| _ = writeln!(out, "    {name:<38} {value}"));
     }
     for c in &report.criteria {
         let mark = match (c.good(), c.must_fail) {

@@ -158,6 +158,7 @@ fn report() -> Report {
         spans: vec![Span { what: "loss".into(), from: 3.0, until: 9.0, outage: false }],
         players,
         receivers: collected.receivers,
+        crowd: None,
         legs: Vec::new(),
         emulator_lost: 0,
         origin_log: Vec::new(),

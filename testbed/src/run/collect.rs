@@ -2,6 +2,7 @@
 
 use super::programs::Programs;
 use super::usage;
+use crate::crowd::Counters;
 use crate::emu::{Direction, TrafficClass};
 use crate::net::Lan;
 use crate::origin::LogRow;
@@ -40,6 +41,7 @@ impl Collector {
             match host.name.as_str() {
                 "origin" => self.origin(&body),
                 "sender" => self.sender(&body),
+                "crowd" => self.crowd(&body),
                 name => self.receiver(name, &body),
             }
         }
@@ -108,13 +110,21 @@ impl Collector {
             let bytes: f64 = renditions().filter_map(|r| r["bytes"][kind].as_f64()).sum();
             self.series.put(&format!("sender/{kind}_bytes"), bytes);
         }
-        // Told where repair on request and adaptive FEC are built in.
         numbers("sender", "repair", &status["repair"], &mut self.series);
-        let shares: Vec<f64> = renditions().filter_map(|r| r["fec"]["share"].as_f64()).collect();
+        let flows = status["repair"]["flows"].as_array().into_iter().flatten();
+        let shares: Vec<f64> = flows.filter_map(|f| f["fec"]["percent"].as_f64()).collect();
         if let Some(most) = shares.into_iter().reduce(f64::max) {
             self.series.put("sender/repair_share", most);
         }
         self.collected.sender = status;
+    }
+
+    fn crowd(&mut self, body: &[u8]) {
+        let Ok(counters) = serde_json::from_slice::<Counters>(body) else { return };
+        if let Ok(value) = serde_json::to_value(&counters) {
+            numbers("crowd", "light", &value, &mut self.series);
+        }
+        self.collected.crowd = Some(counters);
     }
 
     fn receiver(&mut self, name: &str, body: &[u8]) {

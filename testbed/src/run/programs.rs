@@ -16,6 +16,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// File of the light receivers' counters.
+const CROWD: &str = "crowd.json";
 /// A start takes a second or two; a loaded machine more.
 const START: Duration = Duration::from_secs(40);
 
@@ -89,6 +91,9 @@ impl Programs {
     pub(super) async fn start(&mut self, lan: &Lan) -> anyhow::Result<()> {
         self.start_one(lan, "origin").await?;
         self.start_one(lan, "sender").await?;
+        if self.settings.scenario.receivers.light > 0 {
+            self.start_one(lan, "crowd").await?;
+        }
         if lan.is_loopback() {
             lan.carry(&self.description().await?)?;
         }
@@ -127,6 +132,7 @@ impl Programs {
         let launch = match name {
             "origin" => self.origin(host),
             "sender" => self.sender(host)?,
+            "crowd" => self.crowd()?,
             name if name.starts_with("receiver-") => self.receiver(host)?,
             name => bail!("nothing runs on {name}"),
         };
@@ -166,6 +172,7 @@ impl Programs {
                 let session = self.child(name)?.says("receive: mahp-receiver ", START).await?;
                 self.session = Some(session);
             }
+            "crowd" => _ = self.child(name)?.says("crowd: ", START).await?,
             _ => {
                 let end = Instant::now() + START;
                 while self.get(name, "readyz").await.is_none() {
@@ -242,6 +249,7 @@ impl Programs {
     pub(super) async fn status(&self, name: &str) -> Option<bytes::Bytes> {
         match name {
             "origin" => self.origin_control("log").await,
+            "crowd" => std::fs::read(self.folder.path().join(CROWD)).ok().map(bytes::Bytes::from),
             name => self.get(name, "api/status").await,
         }
     }
@@ -361,6 +369,23 @@ impl Programs {
         let file = mahp_receiver::config::File { receiver: settings };
         let config = self.folder.write(&format!("{}.toml", host.name), &toml::to_string(&file)?)?;
         Ok(self.program("receiver", &host.name, vec!["--config".into(), config.into()]))
+    }
+
+    fn crowd(&self) -> anyhow::Result<Launch> {
+        let s = &self.settings.scenario;
+        let session = self.session.clone().context("the sender has not said where its description is")?;
+        let args: Vec<OsString> = vec![
+            session.into(),
+            "--count".into(),
+            s.receivers.light.to_string().into(),
+            "--loss".into(),
+            s.receivers.light_loss.0.to_string().into(),
+            "--seed".into(),
+            s.seed.to_string().into(),
+            "--json".into(),
+            self.folder.path().join(CROWD).into(),
+        ];
+        Ok(Launch::own("crowd", args))
     }
 
     /// The real binary where a folder is given, else the same entry point in this executable.

@@ -38,6 +38,7 @@ pub fn all() -> &'static [Builtin] {
         "forged",
         "slow-origin",
         "access-link",
+        "crowd",
         "startup",
         "ipv6",
         "no-fec",
