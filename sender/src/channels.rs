@@ -20,6 +20,7 @@ use mahp_common::catalog::{Channel, Rendition, Role};
 use mahp_common::repair::share::ShareConfig;
 use mahp_common::session::send::SendConfig;
 use mahp_runtime::fetch::Fetcher;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,14 +52,16 @@ pub struct Channels {
     pub session: u64,
     /// Ends everything.
     pub stop: CancellationToken,
+    /// Channels that were started: what they were started with, and what ends them.
+    pub running: BTreeMap<String, (ChannelConfig, CancellationToken)>,
 }
 
 impl Channels {
-    /// Plans and starts a channel whose origin answered only now, and describes it.
+    /// Plans and starts a channel whose origin answered only after the start, and describes it.
     pub fn add(&mut self, tasks: &mut Tasks, config: &ChannelConfig, found: Found) {
         match self.planner.add(config, &found) {
             Ok(planned) => {
-                tracing::info!(channel = config.name, "its origin answers now");
+                tracing::info!(channel = config.name, "its origin answers: sending");
                 self.status.add(&planned.channel);
                 self.issuer.description.channels.push(planned.channel.clone());
                 self.start(tasks, config, &planned, found);
@@ -66,6 +69,18 @@ impl Channels {
             }
             Err(e) => tracing::error!(channel = config.name, "left out: {e}"),
         }
+    }
+
+    /// Ends a channel, and describes it no longer.
+    pub fn remove(&mut self, name: &str) {
+        if let Some((_, stop)) = self.running.remove(name) {
+            stop.cancel();
+        }
+        for channel in self.issuer.description.channels.extract_if(.., |c| c.name == name) {
+            self.planner.remove(&channel);
+            channel.renditions.iter().for_each(|r| self.repair.forget(r.flow.endpoint.tsi));
+        }
+        self.status.remove(name);
     }
 
     /// Publishes the description with new times.
@@ -89,134 +104,129 @@ impl Channels {
     }
 
     /// Starts a channel of the plan.
-    pub fn start(&self, tasks: &mut Tasks, config: &ChannelConfig, planned: &Planned, found: Found) {
-        let channel = &planned.channel;
+    pub fn start(&mut self, tasks: &mut Tasks, config: &ChannelConfig, planned: &Planned, found: Found) {
         if let Some(moq) = &self.moq {
-            moq.add(channel);
+            moq.add(&planned.channel);
         }
+        let stop = self.stop.child_token();
+        self.running.insert(planned.channel.name.clone(), (config.clone(), stop.clone()));
+        let mut starting = Starting { all: self, tasks, config, channel: &planned.channel, stop };
         match (found.live, found.mpd.is_some()) {
-            (true, false) => self.live_hls(tasks, channel, config, found),
-            (true, true) => self.live_dash(tasks, channel, config, found),
-            (false, _) => self.vod(tasks, planned, config, &found),
+            (true, false) => starting.live_hls(found),
+            (true, true) => starting.live_dash(found),
+            (false, _) => starting.vod(planned.speed, &found),
         }
     }
 
-    fn live_hls(&self, tasks: &mut Tasks, channel: &Channel, config: &ChannelConfig, found: Found) {
-        let options = FollowOptions { carry_keys: config.carry_keys };
-        if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(channel)) {
-            let (origin, sink) = self.flow(tasks, channel, r, config);
-            tasks.background(
+    /// Above the TOIs of any run before: ten a second are never reached by the objects of one rendition.
+    fn first_toi(&self) -> u32 {
+        u32::try_from((self.shared.clock.wall().unix_millis() / 100) & 0x7fff_ffff).unwrap_or(1).max(1)
+    }
+}
+
+/// One channel while it is started.
+struct Starting<'a> {
+    all: &'a Channels,
+    tasks: &'a mut Tasks,
+    config: &'a ChannelConfig,
+    channel: &'a Channel,
+    stop: CancellationToken,
+}
+
+impl Starting<'_> {
+    fn live_hls(&mut self, found: Found) {
+        let options = FollowOptions { carry_keys: self.config.carry_keys };
+        if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(self.channel)) {
+            let (origin, sink) = self.flow(r);
+            self.aside(
                 "master playlist",
                 follow_manifest(origin, Arc::new(sink), manifest.url, manifest.object),
             );
         }
         for f in found.renditions {
-            let Some(r) = by_id(channel, &f.id) else { continue };
+            let Some(r) = by_id(self.channel, &f.id) else { continue };
             let What::Hls(rendition) = f.what else { continue };
-            let (origin, sink) = self.flow(tasks, channel, r, config);
-            self.work(tasks, channel, r, follow(origin, Arc::new(sink), *rendition, options));
+            let (origin, sink) = self.flow(r);
+            self.work(r, follow(origin, Arc::new(sink), *rendition, options));
         }
     }
 
-    fn live_dash(&self, tasks: &mut Tasks, channel: &Channel, config: &ChannelConfig, found: Found) {
+    fn live_dash(&mut self, found: Found) {
         let (Some((first, ladder)), Some(manifest), Some(r)) =
-            (found.mpd, found.manifest, manifest_rendition(channel))
+            (found.mpd, found.manifest, manifest_rendition(self.channel))
         else {
             return;
         };
-        let (origin, sink) = self.flow(tasks, channel, r, config);
+        let (origin, sink) = self.flow(r);
         let (reports, progress): (Vec<_>, Vec<_>) =
             found.renditions.iter().map(|_| watch::channel(0)).unzip();
         let (mpd, feed) = MpdFollower::new(origin, Arc::new(sink), manifest.url, first, progress);
         for (f, report) in found.renditions.iter().zip(reports) {
-            let Some(r) = by_id(channel, &f.id) else { continue };
+            let Some(r) = by_id(self.channel, &f.id) else { continue };
             let What::Dash(rung) = f.what else { continue };
-            let (origin, sink) = self.flow(tasks, channel, r, config);
+            let (origin, sink) = self.flow(r);
             let task = dash_live::follow(origin, Arc::new(sink), feed.clone(), ladder.clone(), rung, report);
-            self.work(tasks, channel, r, task);
+            self.work(r, task);
         }
         drop(feed);
-        self.work(tasks, channel, r, mpd.run());
+        self.work(r, mpd.run());
     }
 
-    fn vod(&self, tasks: &mut Tasks, planned: &Planned, config: &ChannelConfig, found: &Found) {
-        let channel = &planned.channel;
-        let timeline = Timeline {
-            start: self.shared.clock.now(),
-            speed: planned.speed,
-            duration: vod_duration(found),
-            repeat: config.repeat,
-        };
-        if let (Some(manifest), Some(r)) = (&found.manifest, manifest_rendition(channel)) {
-            let (_, sink) = self.flow(tasks, channel, r, config);
-            tasks.background(
-                "manifest",
-                vod::repeat(self.shared.clock, Arc::new(sink), manifest.object.clone()),
-            );
+    fn vod(&mut self, speed: f64, found: &Found) {
+        let clock = self.all.shared.clock;
+        let timeline =
+            Timeline { start: clock.now(), speed, duration: vod_duration(found), repeat: self.config.repeat };
+        if let (Some(manifest), Some(r)) = (&found.manifest, manifest_rendition(self.channel)) {
+            let (_, sink) = self.flow(r);
+            self.aside("manifest", vod::repeat(clock, Arc::new(sink), manifest.object.clone()));
         }
         for f in &found.renditions {
-            let Some(r) = by_id(channel, &f.id) else { continue };
-            let (origin, sink) = self.flow(tasks, channel, r, config);
+            let Some(r) = by_id(self.channel, &f.id) else { continue };
+            let (origin, sink) = self.flow(r);
             let sink: Arc<dyn ObjectSink> = Arc::new(sink);
             let rate_bps = r.flow.rate_bps;
             let made = match (&f.what, &found.mpd) {
-                (What::Hls(hls), _) => vod::Source::Hls(hls.clone(), config.carry_keys),
+                (What::Hls(hls), _) => vod::Source::Hls(hls.clone(), self.config.carry_keys),
                 (What::Dash(rung), Some((version, ladder))) => {
                     vod::Source::Dash(version.mpd.clone(), ladder.clone(), *rung)
                 }
                 (What::Dash(_), None) => continue,
             };
-            self.work(
-                tasks,
-                channel,
-                r,
-                vod::carry(origin, sink, self.spool.clone(), made, rate_bps, timeline),
-            );
+            let spool = self.all.spool.clone();
+            self.work(r, vod::carry(origin, sink, spool, made, rate_bps, timeline));
         }
     }
 
-    /// A task that ends at `stop`.
-    fn work(
-        &self,
-        tasks: &mut Tasks,
-        channel: &Channel,
-        r: &Rendition,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let stop = self.stop.clone();
-        tasks.work(format!("{}/{}", channel.name, r.id), async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = task => {}
-            }
-        });
+    /// A task that lasts as long as the content, or until `stop`.
+    fn work(&mut self, r: &Rendition, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.work(format!("{}/{}", self.channel.name, r.id), until(self.stop.clone(), task));
+    }
+
+    /// A task that is no work to wait for.
+    fn aside(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.background(name, until(self.stop.clone(), task));
     }
 
     /// Starts a rendition's flow.
-    fn flow(
-        &self,
-        tasks: &mut Tasks,
-        channel: &Channel,
-        r: &Rendition,
-        options: &ChannelConfig,
-    ) -> (Origin, FlowSink) {
-        let status = self.status.of(&channel.name, &r.id);
+    fn flow(&mut self, r: &Rendition) -> (Origin, FlowSink) {
+        let Starting { all, channel, .. } = *self;
+        let status = all.status.of(&channel.name, &r.id);
         let repair_tsi = r.flow.repair.map_or(Tsi(0), |e| e.tsi);
         let percent = r.flow.repair_percent;
-        let share = ShareConfig::new(options.repair_floor, percent, options.repair_ceiling);
-        let place = self.repair.place(&channel.name, &r.id, &r.flow, share);
-        let moq = self.moq.as_ref().and_then(|moq| moq.place(&channel.name, r));
+        let share = ShareConfig::new(self.config.repair_floor, percent, self.config.repair_ceiling);
+        let place = all.repair.place(&channel.name, &r.id, &r.flow, share);
+        let moq = all.moq.as_ref().and_then(|moq| moq.place(&channel.name, r));
         let config = SendConfig {
             symbol_size: r.flow.symbol_size,
-            repair_percent: r.flow.repair_percent,
-            session: self.session,
+            repair_percent: percent,
+            session: all.session,
             toi_of_content: true,
-            first_toi: self.first_toi(),
-            key: Some(self.issuer.key.clone()),
+            first_toi: all.first_toi(),
+            key: Some(all.issuer.key.clone()),
             ..SendConfig::new(r.flow.profile, r.flow.endpoint.tsi, repair_tsi, r.flow.rate_bps)
         };
         let (task, sink) = FlowTask::new(
-            self.shared.clone(),
+            all.shared.clone(),
             status.clone(),
             &channel.name,
             &r.flow,
@@ -226,19 +236,21 @@ impl Channels {
         );
         let task = task.run(self.stop.clone());
         if r.role == Role::Manifest {
-            // A manifest is repeated until the media have left; it is no work to wait for.
-            tasks.background("manifest flow", task);
+            // A manifest is repeated until the media have left.
+            self.tasks.background("manifest flow", task);
         } else {
-            tasks.work(format!("{}/{} flow", channel.name, r.id), task);
+            self.tasks.work(format!("{}/{} flow", channel.name, r.id), task);
         }
         let token_parameters = channel.token_parameters.clone().into();
-        let (fetcher, clock) = (self.fetcher.clone(), self.shared.clock);
+        let (fetcher, clock) = (all.fetcher.clone(), all.shared.clock);
         (Origin { fetcher, clock, status, token_parameters }, sink)
     }
+}
 
-    /// Above the TOIs of any run before: ten a second are never reached by the objects of one rendition.
-    fn first_toi(&self) -> u32 {
-        u32::try_from((self.shared.clock.wall().unix_millis() / 100) & 0x7fff_ffff).unwrap_or(1).max(1)
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
     }
 }
 

@@ -166,7 +166,7 @@ pub struct File {
 }
 
 /// What the program does, nothing left open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `interface`.
     pub interface: Option<String>,
@@ -213,7 +213,7 @@ pub struct Config {
 }
 
 /// One channel, nothing left open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ChannelConfig {
     /// `url`.
     pub url: Url,

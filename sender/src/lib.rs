@@ -2,8 +2,8 @@
 //!
 //! The way of a segment: [`origin`] follows the manifests and fetches objects, [`flow`] feeds each rendition's
 //! [`mahp_common::session::send::SendSession`] and hands its packets to the multicast socket. [`plan`] decides what goes
-//! where and how fast, [`description`] tells receivers, [`run`] and [`channels`] wire everything and are the
-//! only places that start detached tasks.
+//! where and how fast, [`description`] tells receivers, [`run`], [`channels`] and [`service`]
+//! wire everything and are the only places that start detached tasks.
 #![forbid(unsafe_code)]
 
 pub mod channels;
@@ -23,6 +23,7 @@ pub mod plan;
 pub mod progress;
 pub mod repair;
 pub mod run;
+pub mod service;
 pub mod sink;
 pub mod spool;
 pub mod status;
@@ -51,7 +52,8 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
     }
     let dry_run = cli.dry_run;
     let json = cli.json;
-    let config = config::resolve(cli)?;
+    let config = config::resolve(cli.clone())?;
+    let reread: service::Reread = Box::new(move || config::resolve(cli.clone()));
     mahp_runtime::log::init(config.log_format, "info");
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("mahp-sender").build().map_err(
@@ -63,8 +65,9 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
                 )
             },
         )?;
-    let result = runtime
-        .block_on(async { if dry_run { run::dry_run(config, json).await } else { run::run(config).await } });
+    let result = runtime.block_on(async {
+        if dry_run { run::dry_run(config, json).await } else { run::run(config, reread).await }
+    });
     // Encoding jobs that nobody waits for any more must not delay the exit.
     runtime.shutdown_background();
     result

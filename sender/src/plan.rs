@@ -101,6 +101,14 @@ impl Planner {
         self.planned_bps += planned.total_bps();
         Ok(planned)
     }
+
+    /// One channel less: its groups and TSIs are free again.
+    pub fn remove(&mut self, channel: &Channel) {
+        for r in &channel.renditions {
+            self.planned_bps = self.planned_bps.saturating_sub(r.flow.rate_bps);
+            self.places.free(&r.flow.endpoint);
+        }
+    }
 }
 
 fn plan_channel(config: &ChannelConfig, found: &Found, places: &mut Places) -> Result<Planned, StartupError> {
@@ -335,16 +343,26 @@ impl Places {
 
     /// A group for a number, and its low 23 bits.
     fn candidate(&self, n: u32) -> (IpAddr, u32) {
-        const LOW: u32 = 0x007f_ffff;
-        let v4 = |bits: u32| (Ipv4Addr::from_bits(bits).into(), bits & LOW);
+        let group = self.numbered(n);
+        (group, low_bits(group))
+    }
+
+    fn numbered(&self, n: u32) -> IpAddr {
+        let v4 = |bits: u32| Ipv4Addr::from_bits(bits).into();
         // Group IDs from 0x80000000 on are for dynamic use (RFC 3307 section 4.3).
-        let v6 =
-            |prefix: u128| (Ipv6Addr::from_bits(prefix << 112 | u128::from(n | 0x8000_0000)).into(), n & LOW);
+        let v6 = |prefix: u128| Ipv6Addr::from_bits(prefix << 112 | u128::from(n | 0x8000_0000)).into();
         match (self.ipv6, self.asm) {
             (false, false) => v4(0xe800_0000 | n & 0x00ff_ffff),
             (false, true) => v4(0xefc0_0000 | n & 0x0003_ffff),
             (true, false) => v6(0xff3e),
             (true, true) => v6(0xff15),
+        }
+    }
+
+    fn free(&mut self, e: &Endpoint) {
+        self.groups.remove(&low_bits(e.group));
+        if let Ok(tsi) = u32::try_from(e.tsi.0) {
+            self.tsis.remove(&tsi);
         }
     }
 
@@ -356,6 +374,15 @@ impl Places {
         }
         Tsi(u64::from(n))
     }
+}
+
+/// What Ethernet tells groups apart by: the low 23 bits.
+fn low_bits(group: IpAddr) -> u32 {
+    let bits = match group {
+        IpAddr::V4(g) => g.to_bits(),
+        IpAddr::V6(g) => g.to_bits() as u32,
+    };
+    bits & 0x007f_ffff
 }
 
 fn hash(key: &str) -> u32 {

@@ -3,11 +3,12 @@
 
 use crate::channels::Channels;
 use crate::config::{ChannelConfig, Config};
-use crate::description::{self, Issuer, Offer};
+use crate::description::{Issuer, Offer};
 use crate::flow::Shared;
 use crate::origin::discover::{Found, discover};
 use crate::plan::{Plan, Planner, mbit, table};
-use crate::repair::Service;
+use crate::repair::Service as RepairService;
+use crate::service::{Reread, Service};
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
@@ -19,15 +20,11 @@ use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
 use mahp_runtime::udp::{self, Interface, MulticastSender, SendOptions};
 use mahp_runtime::{admin, notify, shutdown};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, sleep};
-
-/// A channel whose origin did not answer at the start is asked for again this often.
-const RETRY: Duration = Duration::from_secs(10);
 
 /// Shows the plan and sends nothing.
 ///
@@ -51,11 +48,11 @@ pub async fn dry_run(config: Config, json: bool) -> Result<(), StartupError> {
     Ok(())
 }
 
-/// Sends until the content ends or a signal comes.
+/// Sends until the content ends or a signal comes. `reread` gives the configuration anew at each SIGHUP.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub async fn run(config: Config) -> Result<(), StartupError> {
+pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let stop = shutdown::on_signals();
     let clock = Clock::new();
     let fetcher = fetcher();
@@ -75,7 +72,7 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     let admin_address = admin::serve(config.admin, metrics, status.clone(), stop.clone()).await?;
     let session = key::random_session(clock.wall())?;
     let host = host(http_address, source);
-    let repair = Service::new(config.repair, clock);
+    let repair = RepairService::new(config.repair, clock);
     let moq =
         config.moq.as_ref().map(|o| moq::Publisher::start(o, clock, key.clone(), session)).transpose()?;
     let moq_url = moq.as_ref().map(|m| m.url(source));
@@ -88,8 +85,21 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     let spool = Spool::new(config.spool_bytes);
     status.set_repair(repair.clone());
     let served = (config.repair.unicast_bps > 0).then(|| repair.clone());
-    let channels =
-        Channels { planner, issuer, published, status, shared, fetcher, repair, moq, spool, session, stop };
+    let running = BTreeMap::new();
+    let mut channels = Channels {
+        planner,
+        issuer,
+        published,
+        status,
+        shared,
+        fetcher,
+        repair,
+        moq,
+        spool,
+        session,
+        stop,
+        running,
+    };
 
     banner(&plan, &options, host, admin_address);
     let mut tasks = Tasks::default();
@@ -97,65 +107,15 @@ pub async fn run(config: Config) -> Result<(), StartupError> {
     tasks.background("repair", channels.repair.clone().run());
     tasks.background("progress", progress::report(channels.status.clone()));
     channels.announce(&mut tasks, &plan);
-    for ((config, planned), found) in there.channels.iter().zip(&plan.channels).zip(there.found) {
-        channels.start(&mut tasks, config, planned, found);
+    for ((channel, planned), found) in there.channels.iter().zip(&plan.channels).zip(there.found) {
+        channels.start(&mut tasks, channel, planned, found);
     }
     notify::ready();
     notify::start_watchdog();
-    work(channels, tasks, there.missing.into_iter().map(|(channel, _)| channel).collect()).await;
+    let missing = there.missing.into_iter().map(|(channel, _)| channel).collect();
+    Service::new(channels, tasks, config, reread).run(missing).await;
     progress::finish();
     Ok(())
-}
-
-/// Until all channels have ended, or the signal: renews the description, and starts channels that were missing.
-async fn work(mut channels: Channels, mut tasks: Tasks, missing: Vec<ChannelConfig>) {
-    let (found, mut late) = mpsc::channel(1);
-    let retries =
-        retry(missing, channels.fetcher.clone(), channels.shared.clock, channels.status.clone(), found);
-    tasks.background("missing channels", retries);
-    let mut renewal = interval_at(Instant::now() + description::RENEWAL, description::RENEWAL);
-    let mut complete = false;
-    let stop = channels.stop.clone();
-    loop {
-        tokio::select! {
-            late = late.recv(), if !complete => match late {
-                Some((config, found)) => channels.add(&mut tasks, &config, found),
-                None => complete = true,
-            },
-            () = tasks.done(&stop), if complete || stop.is_cancelled() => break,
-            () = stop.cancelled(), if !complete => complete = true,
-            _ = renewal.tick() => channels.issue(),
-        }
-    }
-    channels.stop.cancel();
-    tasks.close().await;
-}
-
-/// Asks for missing channels again and again, until all are there.
-async fn retry(
-    mut missing: Vec<ChannelConfig>,
-    fetcher: Fetcher,
-    clock: Clock,
-    status: Arc<SenderStatus>,
-    found: mpsc::Sender<(ChannelConfig, Found)>,
-) {
-    while !missing.is_empty() {
-        sleep(RETRY).await;
-        let mut still = Vec::new();
-        for channel in missing {
-            match discover(&fetcher, clock, &channel).await {
-                Ok(there) => {
-                    // The receiver is gone only when the program stops.
-                    let _ = found.send((channel, there)).await;
-                }
-                Err(e) => {
-                    status.wait_for(&channel.name, &e.message);
-                    still.push(channel);
-                }
-            }
-        }
-        missing = still;
-    }
 }
 
 fn fetcher() -> Fetcher {

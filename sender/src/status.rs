@@ -120,6 +120,12 @@ impl SenderStatus {
         self.waiting.write().unwrap_or_else(PoisonError::into_inner).remove(&channel.name);
     }
 
+    /// Forgets a channel.
+    pub fn remove(&self, channel: &str) {
+        self.channels.write().unwrap_or_else(PoisonError::into_inner).retain(|(c, _)| c.name != channel);
+        self.waiting.write().unwrap_or_else(PoisonError::into_inner).remove(channel);
+    }
+
     /// Notes why a channel could not be started yet.
     pub fn wait_for(&self, channel: &str, why: &str) {
         self.waiting

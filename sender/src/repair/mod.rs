@@ -47,7 +47,7 @@ const REPORTS_PER_CLIENT: (f64, f64) = (200.0, 50.0);
 const REPORTS: (f64, f64) = (5000.0, 2000.0);
 
 /// Bounds of the service.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Bytes of recently sent objects.
     pub memory: u64,
@@ -242,6 +242,11 @@ impl Service {
         };
         self.lock().flows.insert(tsi, entry);
         Place { service: self.clone(), tsi, symbol_size, requests }
+    }
+
+    /// A flow that has ended.
+    pub fn forget(&self, tsi: Tsi) {
+        self.lock().flows.remove(&tsi);
     }
 
     /// Decides what is due, until dropped.

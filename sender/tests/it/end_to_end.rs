@@ -15,13 +15,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 /// A running program; it is ended with the value.
-struct Sender {
-    child: Child,
+pub(crate) struct Sender {
+    pub(crate) child: Child,
     description: url::Url,
     admin: String,
 }
 
-async fn start(args: &[&str]) -> Sender {
+pub(crate) async fn start(args: &[&str]) -> Sender {
     let state = std::env::temp_dir().join(format!("mahp-sender-e2e-{}", std::process::id()));
     let mut child = Command::new(env!("CARGO_BIN_EXE_mahp-sender"))
         .args(args)
@@ -48,13 +48,13 @@ async fn start(args: &[&str]) -> Sender {
 }
 
 impl Sender {
-    async fn describe(&self) -> (SessionDescription, auth::VerifyingKey) {
+    pub(crate) async fn describe(&self) -> (SessionDescription, auth::VerifyingKey) {
         let body =
             Fetcher::new("test").get(&self.description, Request::default()).await.expect("served").body;
         SessionDescription::open(&body, None, WallTime::from_unix_secs(0)).expect("signed and valid")
     }
 
-    async fn status(&self) -> serde_json::Value {
+    pub(crate) async fn status(&self) -> serde_json::Value {
         serde_json::from_str(&text_at(&self.admin, "").await).expect("JSON")
     }
 }
