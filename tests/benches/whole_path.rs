@@ -30,6 +30,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
 
+/// As in both programs; the peer gets it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const OBJECT_BYTES: usize = 2 << 20;
 const UPSTREAM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const DOWNSTREAM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);

@@ -543,11 +543,12 @@ impl SendSession {
         Transmit { flow: FlowKind::Source, len: buf.len(), segment_size: size }
     }
 
-    /// Packets of a batch: about a millisecond's worth, so that a slow flow does not burst.
+    /// Packets of a batch: about two milliseconds' worth. Less, and a fast flow wakes up more than it works; more, and a slow
+    /// one bursts.
     fn batch(&self) -> usize {
         let packet_bits = (u64::from(self.config.symbol_size) + 36) * 8;
-        let per_ms = self.config.rate_bps / 1000 / packet_bits;
-        usize::try_from(per_ms).unwrap_or(usize::MAX).clamp(1, self.config.max_segments.max(1))
+        let worth = self.config.rate_bps / 500 / packet_bits;
+        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, self.config.max_segments.max(1))
     }
 
     fn transmit_source(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {

@@ -7,9 +7,8 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::cell::Cell;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 
 /// With GRO a buffer holds up to 64 datagrams, and what does not fit is cut off: it must take the largest.
 const BUFFER_BYTES: usize = 65_536;
@@ -55,9 +54,8 @@ impl MulticastReceiver {
         let state = UdpSocketState::new((&socket).into()).map_err(|e| open_error(options, &e))?;
         // quinn-udp asks for a time stamp with every packet; nobody reads it here.
         let _ = sys::set_int(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
-        let io = UdpSocket::from_std(socket.into()).map_err(|e| open_error(options, &e))?;
         let interface = (interface.name.clone(), interface.index);
-        Ok(MulticastReceiver { io, state, interface, receive_buffer, calls: 0 })
+        Ok(MulticastReceiver { io: socket.into(), state, interface, receive_buffer, calls: 0 })
     }
 
     /// Joins the group from another source too (SSM): its packets come to the same socket.
@@ -96,20 +94,37 @@ impl MulticastReceiver {
     }
 
     /// Awaits packets and calls `each` once per datagram (already split from GRO) with its source address. Returns how many.
-    /// Cancel safe: no datagram is lost when dropped at its await point.
+    /// Cancel safe: no datagram is lost when dropped at its await point. Must be called inside a tokio runtime.
     pub async fn receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
+        loop {
+            match self.try_receive(&mut each)? {
+                0 => self.readable().await?,
+                count => return Ok(count),
+            }
+        }
+    }
+
+    /// One `recvmmsg`: as [`MulticastReceiver::receive`], but does not wait; 0 when nothing is there.
+    pub fn try_receive(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) -> io::Result<usize> {
         let MulticastReceiver { io, state, calls, .. } = self;
-        let count = io
-            .async_io(Interest::READABLE, || {
-                // Nothing awaits between the system call and `each`, so whatever was taken from the socket is handed over.
-                with_buffers(|buffers, meta| {
-                    let filled = state.recv((&*io).into(), buffers, meta)?;
-                    Ok(deliver(buffers, &meta[..filled], &mut each))
-                })
-            })
-            .await?;
-        *calls += 1;
-        Ok(count)
+        let taken = with_buffers(|buffers, meta| {
+            let filled = state.recv((&*io).into(), buffers, meta)?;
+            Ok::<_, io::Error>(deliver(buffers, &meta[..filled], &mut each))
+        });
+        match taken {
+            Ok(count) => {
+                *calls += 1;
+                Ok(count)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Until something is there to take. The socket is registered only while somebody waits: a registered one wakes the
+    /// runtime at every packet that arrives, wanted or not. Cancel safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        sys::readable(self.io.as_fd()).await
     }
 
     /// Packets the kernel dropped at this socket so far because its receive buffer was full (SO_MEMINFO; the same number as

@@ -6,7 +6,9 @@ use std::ffi::CString;
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `SO_MEMINFO` (Linux 4.12), which libc does not name on every target.
 const SO_MEMINFO: libc::c_int = 55;
@@ -33,6 +35,13 @@ pub(super) fn set_int(
     value: libc::c_int,
 ) -> io::Result<()> {
     set(socket, level, name, &value)
+}
+
+/// Until `fd` is readable; registered with the runtime only for the time of this wait. Cancel safe.
+pub(super) async fn readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the borrow keeps the descriptor open, and the same, for as long as this future holds the registration.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+    registered.readable().await.map(drop)
 }
 
 /// Sets the interface of outgoing IPv4 multicast by index, with the source address to use.
