@@ -80,6 +80,9 @@ impl Channels {
             self.planner.remove(&channel);
             channel.renditions.iter().for_each(|r| self.repair.forget(r.flow.endpoint.tsi));
         }
+        if let Some(moq) = &self.moq {
+            moq.remove(name);
+        }
         self.status.remove(name);
     }
 

@@ -92,6 +92,11 @@ impl Publisher {
         }
     }
 
+    /// Offers a channel no longer.
+    pub fn remove(&self, channel: &str) {
+        self.lock().remove(channel);
+    }
+
     /// A flow's place; none for a channel that is not offered.
     pub fn place(&self, channel: &str, rendition: &Rendition) -> Option<Place> {
         let publisher = self.lock().get(channel)?.0.clone();

@@ -42,6 +42,11 @@ impl Publisher {
         match self.0 {}
     }
 
+    /// Offers a channel no longer.
+    pub fn remove(&self, _: &str) {
+        match self.0 {}
+    }
+
     /// A flow's place.
     pub fn place(&self, _: &str, _: &Rendition) -> Option<Place> {
         match self.0 {}
