@@ -39,7 +39,7 @@ use url::Url;
 /// Objects in flight are looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
 /// The same while there are none.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_millis(200);
 
 /// Who is asked for symbols.
 #[derive(

@@ -394,7 +394,7 @@ impl Service {
             counts: inner.counts.clone(),
             multicast: *inner.aggregator.stats(),
             kept_bytes: inner.store.bytes(),
-            receivers: inner.receivers.values().map(|(_, weight)| weight).sum(),
+            receivers: inner.receivers.values().fold(0.0, |sum, (_, weight)| sum + weight),
             flows: inner.flows.values().map(flow).collect(),
         }
     }

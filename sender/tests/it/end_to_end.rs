@@ -209,7 +209,7 @@ fn announcement(description: &SessionDescription) -> mahp_common::catalog::Flow 
 }
 
 /// Dashboards depend on these names.
-const METRICS: [&str; 12] = [
+const METRICS: [&str; 19] = [
     "mahp_build_info",
     "mahp_sender_encode_seconds",
     "mahp_sender_objects_repeated_total",
@@ -217,6 +217,13 @@ const METRICS: [&str; 12] = [
     "mahp_sender_origin_requests_total",
     "mahp_sender_pacing_lag_seconds",
     "mahp_sender_queue_bytes",
+    "mahp_sender_receivers",
+    "mahp_sender_repair_multicast_symbols_total",
+    "mahp_sender_repair_requests_total",
+    "mahp_sender_repair_share_ratio",
+    "mahp_sender_repair_unicast_bytes_total",
+    "mahp_sender_reported_loss_ratio",
+    "mahp_sender_reports_total",
     "mahp_sender_segment_lateness_seconds",
     "mahp_sender_segments_total",
     "mahp_sender_send_errors_total",
