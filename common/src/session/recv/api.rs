@@ -10,7 +10,7 @@ use crate::time::{Time, WallTime};
 use crate::wire::alc::PayloadId;
 use std::time::Duration;
 
-/// Parameters of a [`RecvSession`].
+/// Parameters of a [`RecvSession`](super::RecvSession).
 #[derive(Clone, Debug)]
 pub struct RecvConfig {
     /// TSI of the source flow; `None` = take the first TSI heard (only for `source@group:port` without description).
