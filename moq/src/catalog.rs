@@ -93,7 +93,7 @@ impl Kind {
     }
 
     /// Rendition and kind of a track name. A rendition whose own ID ends in a suffix is found first: see `is_rendition`.
-    pub fn of<'a>(track: &'a str, is_rendition: impl Fn(&str) -> bool) -> Option<(&'a str, Kind)> {
+    pub fn of(track: &str, is_rendition: impl Fn(&str) -> bool) -> Option<(&str, Kind)> {
         let kinds =
             [(".d", Kind::Documents), (".m", Kind::Manifest), (".rq", Kind::Symbols), ("", Kind::Media)];
         let mut found = kinds.iter().filter_map(|(suffix, kind)| Some((track.strip_suffix(suffix)?, *kind)));

@@ -1,5 +1,7 @@
 //! Publishers and links that die and come back: no object twice, none missing.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 mod support;
 
 use mahp_moq::follow::{Dial, Follower};

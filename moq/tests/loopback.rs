@@ -1,5 +1,7 @@
 //! Publisher and subscriber over real QUIC on loopback.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 mod support;
 
 use mahp_moq::plane::{Event, Fetching as _, ObjectPlane, PlaneError, Start, Subscription as _};

@@ -1,6 +1,8 @@
 //! Objects lose symbols on multicast; what is missing is fetched from a publisher over real QUIC, made on demand, into the
 //! engine that the packets feed. Loss is drawn from a seed.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
+
 mod support;
 
 use bytes::Bytes;
