@@ -153,7 +153,7 @@ impl Receiver {
 
     /// Nothing comes for a moment: blocks that can be solved are.
     fn pause(&mut self) {
-        self.now = self.now + Duration::from_millis(30);
+        self.now += Duration::from_millis(30);
         self.input(recv::Input::Timeout { now: self.now });
     }
 
