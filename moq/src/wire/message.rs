@@ -356,13 +356,20 @@ impl SetupOptions {
 }
 
 fn put_reason(out: &mut Vec<u8>, reason: &str) {
+    put_bytes(out, within_limit(reason).as_bytes());
+}
+
+fn reason(r: &mut Reader<'_>) -> Result<String, WireError> {
+    let text = String::from_utf8_lossy(r.bytes(REASON_BYTES, "reason phrase is too long")?);
+    // What stands for bytes that are no UTF-8 is longer than they are.
+    Ok(within_limit(&text).to_owned())
+}
+
+/// As much of it as may be sent.
+fn within_limit(reason: &str) -> &str {
     let mut end = reason.len().min(REASON_BYTES);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
-    put_bytes(out, &reason.as_bytes()[..end]);
-}
-
-fn reason(r: &mut Reader<'_>) -> Result<String, WireError> {
-    Ok(String::from_utf8_lossy(r.bytes(REASON_BYTES, "reason phrase is too long")?).into_owned())
+    &reason[..end]
 }

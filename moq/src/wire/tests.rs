@@ -67,6 +67,15 @@ fn unknown_parameters_and_trailing_bytes_are_violations() {
 }
 
 #[test]
+fn a_reason_that_is_no_text_stays_within_the_limit() {
+    let mut bytes = vec![0x05, 4, 4, 9, 0, 0x84, 0x00];
+    bytes.extend([0xff; 1024]);
+    let message = Message::decode(&mut Reader::new(&bytes)).unwrap();
+    let again = message.encode().unwrap();
+    assert_eq!(Message::decode(&mut Reader::new(&again)), Ok(message));
+}
+
+#[test]
 fn reserved_stream_types_are_violations() {
     for kind in (0..0x80u8).filter(|k| k & 0x10 == 0 || k & 6 == 6).filter(|k| *k != 5) {
         let bytes = [kind, 0, 0, 0, 0, 0];
