@@ -13,7 +13,7 @@ use mahp_moq::{Exchange, Track};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use support::{Tracks, listen, name, namespace, payload, publish};
 
@@ -54,8 +54,13 @@ fn python() -> Option<PathBuf> {
     std::env::var_os("MAHP_PYTHON").map(PathBuf::from).into_iter().chain(named).chain(pyenv).find(is_new)
 }
 
-/// The Python of an environment with aiomoqt in it.
+/// The Python of an environment with aiomoqt in it. Made once, however many tests ask for it.
 fn aiomoqt() -> Result<PathBuf, String> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(make_aiomoqt).clone()
+}
+
+fn make_aiomoqt() -> Result<PathBuf, String> {
     let environment = folder().join("aiomoqt");
     let python_inside = environment.join("bin/python");
     if python_inside.exists() && run(Command::new(&python_inside).args(["-c", "import aiomoqt"])).is_ok() {
@@ -67,8 +72,13 @@ fn aiomoqt() -> Result<PathBuf, String> {
     Ok(python_inside)
 }
 
-/// `moq-relay-ietf`, built from the registry where it is not there yet.
+/// `moq-relay-ietf`, built once from the registry where it is not there yet.
 fn relay() -> Result<PathBuf, String> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(make_relay).clone()
+}
+
+fn make_relay() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("MAHP_MOQ_RELAY") {
         return Ok(path.into());
     }

@@ -10,7 +10,7 @@ use mahp_common::catalog::{Endpoint, Flow};
 use mahp_common::fec::{DecodeJob, DecodeResult};
 use mahp_common::session::recv::{Command, Event, Input, Output, Path, RecvConfig, RecvSession};
 use mahp_common::wire::alc::PayloadId;
-use mahp_common::{Time, Toi, limits};
+use mahp_common::{Time, Toi, WallTime, limits};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::udp::{self, Interface, MulticastReceiver, ReceiveOptions};
@@ -380,7 +380,8 @@ async fn arrival(source: &MulticastReceiver, repair: Option<&MulticastReceiver>)
 fn take(socket: &mut MulticastReceiver, number: usize, intake: &Intake) -> std::io::Result<usize> {
     let mut taken = 0;
     for _ in 0..CALLS {
-        let count = socket.try_receive(|from, datagram| intake.packet(number, from, datagram))?;
+        let mut batch = intake.batch(number);
+        let count = socket.try_receive(|from, datagram| batch.packet(from, datagram))?;
         taken += count;
         if count < FULL_CALL {
             break;
@@ -423,16 +424,16 @@ struct Intake {
 }
 
 impl Intake {
-    fn packet(&self, socket: usize, from: SocketAddr, datagram: &[u8]) {
-        self.shared.datagrams[socket].fetch_add(1, Ordering::Relaxed);
-        // The kernel filters sources of SSM joins; a unicast packet to the port gets past it.
-        if !self.from.is_empty() && !self.from.contains(&from.ip().to_canonical()) {
-            self.shared.wrong_source.fetch_add(1, Ordering::Relaxed);
-            return;
+    /// The datagrams of one call: one lock and one look at the clock for all of them.
+    fn batch(&self, socket: usize) -> Batch<'_> {
+        Batch {
+            intake: self,
+            session: self.shared.session(),
+            pending: self.pending(),
+            socket,
+            now: self.clock.now(),
+            wall: self.clock.wall(),
         }
-        let now = self.clock.now();
-        self.shared.last_packet.store(now.as_nanos().max(1), Ordering::Relaxed);
-        self.input(Input::Packet { now, wall: self.clock.wall(), datagram });
     }
 
     fn control(&self, control: Control) {
@@ -450,24 +451,56 @@ impl Intake {
     }
 
     fn input(&self, input: Input<'_>) {
-        let mut session = self.shared.session();
-        session.handle_input(input);
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match session.poll_output() {
-                Output::Event(event) => pending.events.push(event),
-                Output::Command(Command::Decode(job)) => pending.jobs.push(job),
-                Output::Timeout(at) => {
-                    pending.timeout = at;
-                    return;
-                }
-            }
-        }
+        feed(&mut self.shared.session(), &mut self.pending(), input);
     }
 
     fn take(&self) -> Pending {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending();
         let timeout = pending.timeout;
         std::mem::replace(&mut *pending, Pending { timeout, ..Pending::default() })
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One input, and everything the engine says to it.
+fn feed(session: &mut RecvSession, pending: &mut Pending, input: Input<'_>) {
+    session.handle_input(input);
+    loop {
+        match session.poll_output() {
+            Output::Event(event) => pending.events.push(event),
+            Output::Command(Command::Decode(job)) => pending.jobs.push(job),
+            Output::Timeout(at) => {
+                pending.timeout = at;
+                return;
+            }
+        }
+    }
+}
+
+/// See [`Intake::batch`].
+struct Batch<'a> {
+    intake: &'a Intake,
+    session: MutexGuard<'a, RecvSession>,
+    pending: MutexGuard<'a, Pending>,
+    socket: usize,
+    now: Time,
+    wall: WallTime,
+}
+
+impl Batch<'_> {
+    fn packet(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let Intake { shared, from: sources, .. } = self.intake;
+        shared.datagrams[self.socket].fetch_add(1, Ordering::Relaxed);
+        // The kernel filters sources of SSM joins; a unicast packet to the port gets past it.
+        if !sources.is_empty() && !sources.contains(&from.ip().to_canonical()) {
+            shared.wrong_source.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        shared.last_packet.store(self.now.as_nanos().max(1), Ordering::Relaxed);
+        let input = Input::Packet { now: self.now, wall: self.wall, datagram };
+        feed(&mut self.session, &mut self.pending, input);
     }
 }

@@ -110,7 +110,8 @@ fn descriptions_that_cannot_be_trusted() {
 
     let other = SigningKey::from_seed(&[8; 32]).verifying_key().to_base64();
     let signed = format!("http://{}/", serve(text.into_bytes()));
-    assert_error(&program(&[&signed, "--key", &other]), "E-KEY-CHANGED", 1, &[&other]);
+    let signer = format!("--key {}", key.verifying_key().to_base64());
+    assert_error(&program(&[&signed, "--key", &other]), "E-KEY", 2, &[&signed, &signer]);
 }
 
 /// What a request for an origin that is in no channel is answered with.

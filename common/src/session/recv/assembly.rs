@@ -96,6 +96,7 @@ enum Block {
 
 #[derive(Debug)]
 struct Collecting {
+    /// Source symbols in their places, up to the last that came: no longer, so that nothing is cleared to be overwritten.
     buffer: Vec<u8>,
     have: Bitmap,
     repair: Vec<(Esi, Vec<u8>)>,
@@ -257,7 +258,7 @@ impl Assembly {
         let block = self.blocks.get_mut(place.sbn.0 as usize).ok_or(DropReason::BadPayloadId)?;
         if let Block::Empty = block {
             *block = Block::Collecting(Collecting {
-                buffer: vec![0; symbols as usize * size],
+                buffer: Vec::with_capacity(symbols as usize * size),
                 have: Bitmap::new(symbols),
                 repair: Vec::new(),
                 repair_ids: BTreeSet::new(),
@@ -330,8 +331,9 @@ impl Assembly {
             _ => false,
         };
         let (i, block) = self.blocks.iter_mut().enumerate().find(ready)?;
-        let Block::Collecting(c) = std::mem::replace(block, Block::Solving) else { return None };
+        let Block::Collecting(mut c) = std::mem::replace(block, Block::Solving) else { return None };
         let sbn = Sbn(i as u32);
+        c.buffer.resize(storage.block_symbols(sbn) as usize * usize::from(storage.symbol_size()), 0);
         Some(DecodeJob {
             object: self.id,
             sbn,
@@ -492,11 +494,20 @@ fn done(mut buffer: Vec<u8>, len: usize) -> Block {
 
 fn store_source(c: &mut Collecting, esi: Esi, symbol: &[u8], size: usize) -> Result<(), DropReason> {
     let at = esi.0 as usize * size;
-    let slot = c.buffer.get_mut(at..at + symbol.len()).ok_or(DropReason::BadPayloadId)?;
     if c.have.get(esi.0 as usize) {
-        return Err(if slot == symbol { DropReason::Duplicate } else { DropReason::SymbolConflict });
+        let same = c.buffer.get(at..at + symbol.len()) == Some(symbol);
+        return Err(if same { DropReason::Duplicate } else { DropReason::SymbolConflict });
     }
-    slot.copy_from_slice(symbol);
-    c.have.set(esi.0 as usize);
+    if !c.have.set(esi.0 as usize) {
+        return Err(DropReason::BadPayloadId);
+    }
+    // In order, which is the rule, a symbol is appended; only the place of one that is late or lost is cleared first.
+    if c.buffer.len() < at {
+        c.buffer.resize(at, 0);
+    }
+    match c.buffer.get_mut(at..at + symbol.len()) {
+        Some(slot) => slot.copy_from_slice(symbol),
+        None => c.buffer.extend_from_slice(symbol),
+    }
     Ok(())
 }
