@@ -68,19 +68,21 @@ pub struct CatalogTrack {
 /// What a track of a rendition carries; `packaging` of those that are no media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Segments: group = TOI, one object.
+    /// Segments: a group for each, with one object.
     Media,
-    /// Playlists, manifests and initialization segments: group = TOI, one object.
+    /// Playlists, manifests and initialization segments: a group for each, with one object.
     Documents,
-    /// Signed records of what exists: group = TOI, one object, an FDT Instance.
+    /// Signed records of what exists: the group of what they describe, one object, an FDT Instance.
     Manifest,
     /// Encoding symbols made on demand: group = TOI, object = FEC Payload ID. FETCH only.
     Symbols,
+    /// Everything by its TOI: group = TOI, one object. FETCH only.
+    Objects,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Media, Kind::Documents, Kind::Manifest, Kind::Symbols];
+    pub const ALL: [Kind; 5] = [Kind::Media, Kind::Documents, Kind::Manifest, Kind::Symbols, Kind::Objects];
 
     /// Name of the track of the rendition with this ID.
     pub fn track(self, rendition: &str) -> String {
@@ -89,13 +91,19 @@ impl Kind {
             Kind::Documents => format!("{rendition}.d"),
             Kind::Manifest => format!("{rendition}.m"),
             Kind::Symbols => format!("{rendition}.rq"),
+            Kind::Objects => format!("{rendition}.o"),
         }
     }
 
     /// Rendition and kind of a track name. A rendition whose own ID ends in a suffix is found first: see `is_rendition`.
     pub fn of(track: &str, is_rendition: impl Fn(&str) -> bool) -> Option<(&str, Kind)> {
-        let kinds =
-            [(".d", Kind::Documents), (".m", Kind::Manifest), (".rq", Kind::Symbols), ("", Kind::Media)];
+        let kinds = [
+            (".d", Kind::Documents),
+            (".m", Kind::Manifest),
+            (".rq", Kind::Symbols),
+            (".o", Kind::Objects),
+            ("", Kind::Media),
+        ];
         let mut found = kinds.iter().filter_map(|(suffix, kind)| Some((track.strip_suffix(suffix)?, *kind)));
         found.find(|(rendition, _)| is_rendition(rendition))
     }
@@ -106,6 +114,7 @@ impl Kind {
             Kind::Documents => "net.mahp.documents",
             Kind::Manifest => "net.mahp.fdt",
             Kind::Symbols => "net.mahp.raptorq",
+            Kind::Objects => "net.mahp.objects",
         }
     }
 }
@@ -360,7 +369,8 @@ fn tracks(channel: &Channel, rendition: &Rendition) -> Vec<CatalogTrack> {
         lang: rendition.language.clone(),
         ..track(Kind::Media)
     };
-    vec![media, track(Kind::Documents), track(Kind::Manifest), track(Kind::Symbols)]
+    let others = [Kind::Documents, Kind::Manifest, Kind::Symbols, Kind::Objects];
+    [media].into_iter().chain(others.map(track)).collect()
 }
 
 fn endpoint(rendition: &Rendition) -> BoundEndpoint {

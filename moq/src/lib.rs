@@ -7,11 +7,13 @@
 //! * [`plane`]: the border. What the rest of MAHP asks of a MoQ session ([`ObjectPlane`]) and what a session asks of us
 //!   ([`Source`]). A newer draft, or another library, is one more implementation of [`ObjectPlane`].
 //! * [`exchange`]: which namespaces an endpoint offers, its own and those published to it: publisher and relay.
-//! * [`publisher`]: a channel with all its tracks.
-//! * [`follow`]: a subscription that outlives its sessions.
+//! * [`channel`]: a channel with all its tracks; [`publisher`]: the one who signs what is in them.
+//! * [`follow`]: a subscription that outlives its sessions; [`announce`]: publishing to a relay that does.
 //! * [`quic`]: the implementation over quinn: endpoint, certificates, session.
 
+pub mod announce;
 pub mod catalog;
+pub mod channel;
 pub mod exchange;
 pub mod follow;
 pub mod limits;

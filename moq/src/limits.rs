@@ -2,8 +2,8 @@
 
 /// Catalog: refused above this.
 pub const CATALOG_BYTES: usize = 1 << 20;
-/// Tracks of a catalog: refused above this.
-pub const CATALOG_TRACKS: usize = 400;
+/// Tracks of a catalog: refused above this. Five for each rendition that a session description may have.
+pub const CATALOG_TRACKS: usize = 500;
 /// Multicast endpoints of a catalog: the binding is refused above this. Each may become a join.
 pub const ENDPOINTS: usize = 64;
 /// Tracks named by all endpoints together: the binding is refused above this.

@@ -4,11 +4,9 @@
 //! FEC parameters, Ed25519 signature. A receiver gives it to the same engine; nothing is parsed or believed in two ways.
 //! Without it, a receiver could not know of an object of which every packet was lost.
 
-use crate::plane::Object;
-use crate::wire::Location;
+use mahp_common::Tsi;
 use mahp_common::auth::{SigningKey, VerifyingKey};
 use mahp_common::wire::fdt::{FdtError, FdtFile, FdtInstance};
-use mahp_common::{Toi, Tsi};
 
 /// Why a record was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,22 +18,9 @@ pub enum RecordError {
     /// A record describes one object.
     #[error("manifest record describes {0} objects")]
     Files(usize),
-    /// The group is the TOI.
-    #[error("manifest record of group {group} describes TOI {toi}")]
-    Group {
-        /// Where it stood.
-        group: u64,
-        /// What it describes.
-        toi: u128,
-    },
     /// Without these it proves nothing.
     #[error("manifest record has no digest or no FEC parameters")]
     Incomplete,
-}
-
-/// Where the record of an object is; a TOI above 64 bits (none of ours) has none.
-pub fn place(toi: Toi) -> Option<Location> {
-    u64::try_from(toi.0).ok().map(|group| Location::new(group, 0))
 }
 
 /// Writes and signs the record of an object. `expires_ntp`, `session`: as in the FDT Instances of its flow.
@@ -50,16 +35,13 @@ pub fn seal(
     FdtInstance { expires_ntp, complete: false, session, files: vec![file] }.seal(tsi, key)
 }
 
-/// Verifies and reads the record at `object.at`. Expiry and session are the receiving engine's to judge.
-pub fn open(object: &Object, tsi: Tsi, key: &VerifyingKey) -> Result<FdtFile, RecordError> {
-    let instance = FdtInstance::open(&object.payload, tsi, key)?;
+/// Verifies and reads a record. Expiry and session are the receiving engine's to judge.
+pub fn open(record: &[u8], tsi: Tsi, key: &VerifyingKey) -> Result<FdtFile, RecordError> {
+    let instance = FdtInstance::open(record, tsi, key)?;
     let mut files = instance.files;
     let (Some(file), true) = (files.pop(), files.is_empty()) else {
         return Err(RecordError::Files(files.len()));
     };
-    if place(file.toi) != Some(object.at) {
-        return Err(RecordError::Group { group: object.at.group, toi: file.toi.0 });
-    }
     if file.meta.digest.is_none() || (file.oti.is_none() && file.repair_oti.is_none()) {
         return Err(RecordError::Incomplete);
     }
@@ -69,9 +51,8 @@ pub fn open(object: &Object, tsi: Tsi, key: &VerifyingKey) -> Result<FdtFile, Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use mahp_common::fec::partition::source_oti;
-    use mahp_common::{Digest, ObjectMeta};
+    use mahp_common::{Digest, ObjectMeta, Toi};
     use proptest::prelude::*;
 
     const TSI: Tsi = Tsi(7);
@@ -94,38 +75,33 @@ mod tests {
         }
     }
 
-    fn record(toi: u128, key: &SigningKey) -> Object {
-        let payload = Bytes::from(seal(file(toi), TSI, 5, 4_000_000_000, key).unwrap());
-        Object::new(place(Toi(toi)).unwrap(), payload)
+    fn record(toi: u128, key: &SigningKey) -> Vec<u8> {
+        seal(file(toi), TSI, 5, 4_000_000_000, key).unwrap()
     }
 
     #[test]
-    fn forged_moved_and_foreign_records_are_refused() {
+    fn forged_and_foreign_records_are_refused() {
         let key = SigningKey::from_seed(&[1; 32]);
         let public = key.verifying_key();
         let good = record(3, &key);
         assert_eq!(open(&good, TSI, &public), Ok(file(3)));
         assert!(matches!(open(&good, Tsi(8), &public), Err(RecordError::Fdt(_))), "of another flow");
-        let moved = Object { at: Location::new(4, 0), ..good.clone() };
-        assert_eq!(open(&moved, TSI, &public), Err(RecordError::Group { group: 4, toi: 3 }));
         let other = record(3, &SigningKey::from_seed(&[2; 32]));
         assert!(matches!(open(&other, TSI, &public), Err(RecordError::Fdt(_))), "by another key");
         let mut bare = file(3);
         bare.meta.digest = None;
-        let payload = Bytes::from(seal(bare, TSI, 5, 4_000_000_000, &key).unwrap());
-        assert_eq!(open(&Object { payload, ..good }, TSI, &public), Err(RecordError::Incomplete));
+        let bare = seal(bare, TSI, 5, 4_000_000_000, &key).unwrap();
+        assert_eq!(open(&bare, TSI, &public), Err(RecordError::Incomplete));
     }
 
     proptest! {
         #[test]
         fn a_damaged_record_is_refused(at in any::<prop::sample::Index>(), flip in 1..=255u8) {
             let key = SigningKey::from_seed(&[1; 32]);
-            let mut object = record(3, &key);
-            let mut bytes = object.payload.to_vec();
+            let mut bytes = record(3, &key);
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
-            object.payload = bytes.into();
-            prop_assert!(open(&object, TSI, &key.verifying_key()).is_err());
+            prop_assert!(open(&bytes, TSI, &key.verifying_key()).is_err());
         }
     }
 }

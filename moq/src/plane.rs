@@ -182,6 +182,9 @@ pub trait ObjectPlane: Clone + Send + Sync + 'static {
 
     /// Waits for the end of the session and says why.
     fn closed(&self) -> impl Future<Output = String> + Send;
+
+    /// Ends it.
+    fn close(&self);
 }
 
 /// The answer of a [`Source`] to a fetch.

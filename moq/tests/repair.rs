@@ -8,7 +8,6 @@ mod support;
 use bytes::Bytes;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
-use mahp_common::fec::partition::{raptorq_oti, source_oti};
 use mahp_common::session::recv::{self, Path, RecvConfig, RecvSession};
 use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::wire::alc::PayloadId;
@@ -88,17 +87,17 @@ fn objects() -> Vec<Object> {
     (0..OBJECTS).map(object).collect()
 }
 
-/// Sends the objects; the publisher takes each as it begins. Every datagram in order.
-fn send(publisher: &ChannelPublisher, objects: &[Object]) -> Vec<Vec<u8>> {
+/// Sends the objects; the publisher takes each as it begins. Every datagram and TOI in order.
+fn send(publisher: &ChannelPublisher, objects: &[Object]) -> (Vec<Vec<u8>>, Vec<Toi>) {
     let config = SendConfig {
         repair_percent: 10,
         session: 3,
-        first_toi: 1000,
+        toi_of_content: true,
         key: Some(key()),
         ..SendConfig::new(WireProfile::Mabr, Tsi(10), Tsi(11), 1_000_000_000)
     };
     let mut session = SendSession::new(config);
-    let (mut now, mut sent, mut buf) = (Time::ZERO, Vec::new(), Vec::new());
+    let (mut now, mut sent, mut tois, mut buf) = (Time::ZERO, Vec::new(), Vec::new(), Vec::new());
     for (tag, object) in objects.iter().enumerate() {
         let boxed = Box::new(object.clone());
         session.handle_input(send::Input::Object { now, wall: WALL, tag: tag as u64, object: boxed });
@@ -112,14 +111,8 @@ fn send(publisher: &ChannelPublisher, objects: &[Object]) -> Vec<Vec<u8>> {
                     session.handle_input(send::Input::Encoded { now, result: job.run() });
                 }
                 send::Output::Event(send::Event::Started { toi, .. }) => {
-                    let length = object.data.len() as u64;
-                    publisher.publish(
-                        "v0",
-                        toi,
-                        object,
-                        (source_oti(length, T), raptorq_oti(length, T)),
-                        WALL,
-                    );
+                    publisher.publish("v0", toi, object, WALL);
+                    tois.push(toi);
                 }
                 send::Output::Event(_) => {}
                 send::Output::Timeout(Some(at)) => {
@@ -130,7 +123,7 @@ fn send(publisher: &ChannelPublisher, objects: &[Object]) -> Vec<Vec<u8>> {
             }
         }
     }
-    sent
+    (sent, tois)
 }
 
 /// A receiving engine and the digests of what it completed.
@@ -176,6 +169,19 @@ impl Receiver {
     }
 }
 
+/// Reads the signed records of all objects, as a subscriber does: the engine knows then of those whose FDT Instances were lost.
+async fn read_records(receiver: &mut Receiver, session: &QuicSession) {
+    let track = TrackName::new(namespace("news"), Kind::Manifest.track("v0"));
+    let all = LocationRange::groups(0, u64::MAX);
+    let records = session.fetch(&track, all).await.unwrap().collect(1 << 20).await.unwrap();
+    assert_eq!(records.len(), OBJECTS);
+    for record in records {
+        let instance = &record.payload;
+        let now = receiver.now;
+        receiver.input(recv::Input::Description { now, wall: WALL, newest: true, instance });
+    }
+}
+
 /// Fetches what each object lacks, a few times if need be.
 async fn repair(receiver: &mut Receiver, session: &QuicSession, tois: impl Iterator<Item = Toi>) -> u64 {
     let track = TrackName::new(namespace("news"), Kind::Symbols.track("v0"));
@@ -217,7 +223,7 @@ struct Rig {
 fn rig() -> Rig {
     let publisher = Arc::new(ChannelPublisher::new(&channel(), key(), 3, 64 << 20, WALL));
     let exchange = Exchange::new();
-    let offer = exchange.offer(namespace("news"), publisher.clone()).unwrap();
+    let offer = exchange.offer(namespace("news"), publisher.tracks()).unwrap();
     Rig { server: listen(exchange), publisher, _offer: offer }
 }
 
@@ -225,10 +231,12 @@ fn rig() -> Rig {
 async fn symbols_made_on_demand_complete_every_object() {
     let rig = rig();
     let objects = objects();
-    let datagrams = send(&rig.publisher, &objects);
+    let (datagrams, tois) = send(&rig.publisher, &objects);
     let session = rig.server.connect().await;
     // Loss in percent, and the most that may be fetched of all bytes.
-    for (loss, most) in [(0.0, 0.0), (2.0, 0.002), (5.0, 0.002), (10.0, 0.05), (20.0, 0.16), (50.0, 0.6)] {
+    let most =
+        [(0.0, 0.0), (2.0, 0.002), (5.0, 0.002), (10.0, 0.05), (20.0, 0.16), (50.0, 0.6), (99.9, 1.03)];
+    for (loss, most) in most {
         let mut rng = fastrand::Rng::with_seed(5);
         let mut receiver = Receiver::new();
         for datagram in &datagrams {
@@ -237,9 +245,8 @@ async fn symbols_made_on_demand_complete_every_object() {
             }
         }
         receiver.pause();
-        let tois: Vec<Toi> = (0..OBJECTS as u128).map(|i| Toi(1000 + i)).collect();
-        let described = tois.iter().filter(|t| receiver.engine.lack(**t).is_some()).count();
         let by_multicast = receiver.complete.len();
+        read_records(&mut receiver, &session).await;
         let fetched = repair(&mut receiver, &session, tois.iter().copied()).await;
         let share = fetched as f64 / (OBJECTS * LEN) as f64;
         println!(
@@ -247,8 +254,7 @@ async fn symbols_made_on_demand_complete_every_object() {
             receiver.complete.len(),
             share * 100.0
         );
-        assert_eq!(receiver.complete.len(), by_multicast + described, "every object that was heard of");
-        assert_eq!(receiver.complete.len(), OBJECTS);
+        assert_eq!(receiver.complete.len(), OBJECTS, "every object, heard of on multicast or not");
         assert!(share <= most, "{share} of all bytes at {loss} % loss");
         let from_moq: u64 = receiver.complete.values().map(|(_, how)| how.bytes.get(Path::Moq)).sum();
         assert_eq!(from_moq > 0, fetched > 0, "bytes are counted by way");
@@ -259,7 +265,7 @@ async fn symbols_made_on_demand_complete_every_object() {
 async fn catalog_records_and_objects_agree() {
     let rig = rig();
     let objects = objects();
-    send(&rig.publisher, &objects);
+    let (_, tois) = send(&rig.publisher, &objects);
     let session = rig.server.connect().await;
     let fetch = async |track: String, range| {
         let name = TrackName::new(namespace("news"), track);
@@ -272,11 +278,17 @@ async fn catalog_records_and_objects_agree() {
     let records = fetch(Kind::Manifest.track("v0"), all).await.unwrap();
     assert_eq!(records.len(), OBJECTS);
     for (record, object) in records.iter().zip(&objects) {
-        let file = manifest::open(record, Tsi(10), &key().verifying_key()).unwrap();
+        let file = manifest::open(&record.payload, Tsi(10), &key().verifying_key()).unwrap();
         assert_eq!(file.meta, object.meta);
-        let got = fetch("v0".into(), LocationRange::objects(record.at.group, 0, 1)).await.unwrap();
-        assert!(got[0].payload == object.data, "bytes of {}", object.meta.url);
+        let toi = file.toi.0 as u64;
+        for (track, group) in [(Kind::Media, record.at.group), (Kind::Objects, toi)] {
+            let got = fetch(track.track("v0"), LocationRange::objects(group, 0, 1)).await.unwrap();
+            assert!(got[0].payload == object.data, "bytes of {}", object.meta.url);
+        }
     }
+    // A carousel sends an object again: nothing new is published.
+    rig.publisher.publish("v0", tois[0], &objects[0], WALL);
+    assert_eq!(rig.publisher.tracks().stats().objects, OBJECTS as u64);
     let code = |r: Result<Vec<mahp_moq::Object>, PlaneError>| match r {
         Err(PlaneError::Refused(refusal)) => refusal.code,
         other => panic!("{:?}", other.map(|o| o.len())),
@@ -284,25 +296,30 @@ async fn catalog_records_and_objects_agree() {
     let rq = Kind::Symbols.track("v0");
     assert_eq!(code(fetch(rq.clone(), all).await), request_error::INVALID_RANGE);
     assert_eq!(
-        code(fetch(rq.clone(), LocationRange::objects(1000, 0, 1)).await),
+        code(fetch(rq.clone(), LocationRange::objects(tois[0].0 as u64, 0, 1)).await),
         request_error::INVALID_RANGE
     );
     assert_eq!(code(fetch(rq, LocationRange::objects(7, 1 << 22, 1)).await), request_error::DOES_NOT_EXIST);
+    let by_toi = Kind::Objects.track("v0");
+    assert_eq!(code(fetch(by_toi.clone(), all).await), request_error::INVALID_RANGE);
+    assert_eq!(code(fetch(by_toi, LocationRange::objects(7, 0, 1)).await), request_error::DOES_NOT_EXIST);
 }
 
 #[tokio::test]
 async fn many_requests_for_one_block_are_told_to_wait() {
     let rig = rig();
-    send(&rig.publisher, &objects()[..1]);
+    let (_, tois) = send(&rig.publisher, &objects()[..1]);
     let session = rig.server.connect().await;
     let track = TrackName::new(namespace("news"), Kind::Symbols.track("v0"));
-    let range = LocationRange::objects(1000, 1 << 22, 4000);
+    let range = LocationRange::objects(tois[0].0 as u64, 1 << 22, 4000);
     for asked in 0..20 {
         match session.fetch(&track, range).await {
             Ok(fetching) => assert_eq!(fetching.collect(64 << 20).await.unwrap().len(), 4000),
             Err(PlaneError::Refused(refusal)) => {
                 assert_eq!(refusal.code, request_error::EXCESSIVE_LOAD);
-                assert!(refusal.retry_after.is_some() && asked == 5 && rig.publisher.stats().busy == 1);
+                assert!(
+                    refusal.retry_after.is_some() && asked == 5 && rig.publisher.tracks().stats().busy == 1
+                );
                 return;
             }
             Err(e) => panic!("{e}"),

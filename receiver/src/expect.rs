@@ -133,11 +133,6 @@ impl Hearing {
         self.last_packet = Some(now);
     }
 
-    /// Time of the last packet since the join.
-    pub fn last_packet(&self) -> Option<Time> {
-        self.last_packet
-    }
-
     /// An FDT Instance described an object for the first time. `newest`: it is being sent now; others were sent before.
     /// `last_byte`: of its range, when it is a part of a file.
     pub fn announced(
@@ -283,7 +278,8 @@ impl Hearing {
         median.clamp(Duration::from_millis(200), (self.target * 2).max(Duration::from_millis(200)))
     }
 
-    fn silence_limit(&self) -> Duration {
+    /// Without packets for longer than this, they do not come as they should.
+    pub fn silence_limit(&self) -> Duration {
         // Within two seconds after what the announced interval promised.
         SILENCE_MIN.max((self.target * 3 / 2).min(self.target + Duration::from_millis(1500)))
     }

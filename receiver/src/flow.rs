@@ -103,6 +103,20 @@ pub enum Control {
         /// One after the other, each T bytes long.
         symbols: Bytes,
     },
+    /// A whole object that a MoQ subscription brought, because packets do not come.
+    Object {
+        /// The object.
+        toi: Toi,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// A record of a MoQ publisher.
+    Description {
+        /// Whether what it describes is being sent now.
+        newest: bool,
+        /// An FDT Instance.
+        instance: Bytes,
+    },
     /// The object is here: stop collecting it.
     Forget(Toi),
     /// The object is no longer in the store.
@@ -121,6 +135,7 @@ pub struct Shared {
     session: Mutex<RecvSession>,
     control: mpsc::UnboundedSender<Control>,
     last_packet: AtomicU64,
+    last_object: AtomicU64,
     kernel_drops: AtomicU64,
     wrong_source: AtomicU64,
     /// Datagrams of the source and the repair socket.
@@ -145,10 +160,12 @@ impl Shared {
 
     /// Time of the last packet, if any came.
     pub fn last_packet(&self) -> Option<Time> {
-        match self.last_packet.load(Ordering::Relaxed) {
-            0 => None,
-            nanos => Some(Time::from_nanos(nanos)),
-        }
+        read(&self.last_packet)
+    }
+
+    /// Time of the last object that a subscription brought in place of packets.
+    pub fn last_object(&self) -> Option<Time> {
+        read(&self.last_object)
     }
 
     /// Datagrams that the kernel dropped at our sockets.
@@ -164,6 +181,17 @@ impl Shared {
     /// Packets from another address than the session's source.
     pub fn wrong_source(&self) -> u64 {
         self.wrong_source.load(Ordering::Relaxed)
+    }
+}
+
+fn note(place: &AtomicU64, now: Time) {
+    place.store(now.as_nanos().max(1), Ordering::Relaxed);
+}
+
+fn read(place: &AtomicU64) -> Option<Time> {
+    match place.load(Ordering::Relaxed) {
+        0 => None,
+        nanos => Some(Time::from_nanos(nanos)),
     }
 }
 
@@ -210,6 +238,7 @@ pub fn join(spec: &Spec, clock: Clock) -> Result<Joined, StartupError> {
         session: Mutex::new(RecvSession::new(spec.engine())),
         control,
         last_packet: AtomicU64::new(0),
+        last_object: AtomicU64::new(0),
         kernel_drops: AtomicU64::new(0),
         wrong_source: AtomicU64::new(0),
         datagrams: [const { AtomicU64::new(0) }; 2],
@@ -445,6 +474,14 @@ impl Intake {
             Control::Bytes { toi, path, offset, bytes } => {
                 self.input(Input::Bytes { now, toi, path, offset, bytes: &bytes });
             }
+            Control::Object { toi, bytes } => {
+                note(&self.shared.last_object, now);
+                self.input(Input::Bytes { now, toi, path: Path::Moq, offset: 0, bytes: &bytes });
+            }
+            Control::Description { newest, instance } => {
+                let wall = self.clock.wall();
+                self.input(Input::Description { now, wall, newest, instance: &instance });
+            }
             Control::Forget(toi) => self.input(Input::Forget { now, toi }),
             Control::Reopen(toi) => self.input(Input::Reopen { toi }),
         }
@@ -499,7 +536,7 @@ impl Batch<'_> {
             shared.wrong_source.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        shared.last_packet.store(self.now.as_nanos().max(1), Ordering::Relaxed);
+        note(&shared.last_packet, self.now);
         let input = Input::Packet { now: self.now, wall: self.wall, datagram };
         feed(&mut self.session, &mut self.pending, input);
     }

@@ -123,6 +123,7 @@ struct Entry {
     joined_at: Option<Time>,
     /// First packet since the join.
     first_packet: Option<Time>,
+    last_packet: Option<Time>,
     /// Somebody asked for something of it.
     wanted_at: Option<Time>,
     error: String,
@@ -248,7 +249,7 @@ impl Hub {
         if let Some(entry) = state.renditions.get_mut(key) {
             entry.hearing.joined(now);
             entry.joined_at = Some(now);
-            entry.first_packet = None;
+            (entry.first_packet, entry.last_packet) = (None, None);
             entry.error.clear();
             entry.stats.begin();
             entry.flow = Some(flow);
@@ -392,9 +393,12 @@ impl Entry {
 
     /// Takes over what the flow has noted since the last time.
     fn listen(&mut self) {
-        if let Some(at) = self.flow.as_ref().and_then(|f| f.last_packet()) {
+        let Some(flow) = &self.flow else { return };
+        self.last_packet = flow.last_packet();
+        self.first_packet = self.first_packet.or(self.last_packet);
+        // What a subscription brings comes as packets would.
+        if let Some(at) = self.last_packet.max(flow.last_object()) {
             self.hearing.packets(at);
-            self.first_packet.get_or_insert(at);
         }
     }
 

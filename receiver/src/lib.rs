@@ -16,6 +16,11 @@ pub mod http;
 pub mod hub;
 pub mod joins;
 pub mod library;
+#[cfg(feature = "moq")]
+mod moq;
+#[cfg(not(feature = "moq"))]
+#[path = "moq_absent.rs"]
+mod moq;
 pub mod origin;
 pub mod page;
 pub mod recovery;

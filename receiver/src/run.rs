@@ -8,6 +8,7 @@ use crate::http::access::{HostList, Network};
 use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
+use crate::moq::{self, Publishers};
 use crate::origin::upstream::Web;
 use crate::page::Page;
 use crate::recovery::Recovery;
@@ -88,7 +89,13 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     let upstream = Web::new(fetcher(), Fetcher::guarded(USER_AGENT, front_options.allow_origins.names()));
     let page = Page::new(hub.clone(), stop.clone());
     let front = Front::new(hub.clone(), Arc::new(upstream), served.clone(), clock, front_options, Some(page));
-    let recovery = Recovery::new(hub.clone(), front.origins(), served, clock, fetcher(), config.recovery);
+    let publishers = Publishers::new(hub.clone(), served.clone());
+    if config.recovery.may_ask_publishers() {
+        let (follow, stop) = (moq::follow(publishers.clone()), stop.clone());
+        tasks.spawn(async move { stop.run_until_cancelled(follow).await });
+    }
+    let (origins, options) = (front.origins(), config.recovery);
+    let recovery = Recovery::new(hub.clone(), origins, served, clock, fetcher(), publishers, options);
     let recovery_stop = stop.clone();
     tasks.spawn(async move { recovery_stop.run_until_cancelled(recovery.run()).await });
     tasks.spawn(http::server::serve(listener, front, stop.clone()));

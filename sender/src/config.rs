@@ -89,6 +89,9 @@ pub struct SenderSettings {
     /// The key of the certificate, PEM
     #[arg(long, env = "MAHP_SENDER_MOQ_CERTIFICATE_KEY", value_name = "FILE")]
     pub moq_certificate_key: Option<PathBuf>,
+    /// Publish through this MoQ relay, where receivers are sent then: moqt://HOST:PORT/, a self-signed one with #sha256=FINGERPRINT (experimental)
+    #[arg(long, env = "MAHP_SENDER_MOQ_RELAY", value_name = "URL")]
+    pub moq_relay: Option<String>,
     /// Repair server to announce, "URL" or "WEIGHT URL"; repeatable [default: this sender's own]
     #[arg(long, env = "MAHP_SENDER_REPAIR_SERVER", value_name = "SERVER", value_delimiter = ',')]
     pub repair_server: Option<Vec<String>>,
@@ -204,7 +207,7 @@ pub struct Config {
     pub repair: crate::repair::Options,
     /// `repair-server`; empty: our own.
     pub repair_servers: Vec<RepairServer>,
-    /// `moq` and its certificate; none: off.
+    /// `moq` and its certificate, `moq-relay`; none: off.
     pub moq: Option<crate::moq::Options>,
     /// `log-format`.
     pub log_format: LogFormat,
@@ -343,6 +346,7 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
             c.moq.or(f.moq),
             c.moq_certificate.or(f.moq_certificate),
             c.moq_certificate_key.or(f.moq_certificate_key),
+            c.moq_relay.or(f.moq_relay),
             place,
         )?,
         log_format,
@@ -350,11 +354,12 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
     })
 }
 
-/// Off without an address; a certificate and its key come together.
+/// Off without an address or a relay; a certificate and its key come together.
 fn moq(
     listen: Option<SocketAddr>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+    relay: Option<String>,
     place: Place<'_>,
 ) -> Result<Option<crate::moq::Options>, StartupError> {
     let hint = "give moq-certificate and moq-certificate-key together, or neither";
@@ -364,7 +369,13 @@ fn moq(
         (Some(_), None) => return Err(place.wrong("moq-certificate-key", "missing", hint)),
         (None, Some(_)) => return Err(place.wrong("moq-certificate", "missing", hint)),
     };
-    Ok(listen.map(|listen| crate::moq::Options { listen, certificate }))
+    let url = |text: String| {
+        let url = Url::parse(&text).ok().filter(|url| url.scheme() == "moqt" && url.host().is_some());
+        url.ok_or_else(|| place.wrong("moq-relay", &text, "give moqt://HOST:PORT/"))
+    };
+    let relay = relay.map(url).transpose()?;
+    let on = listen.is_some() || relay.is_some();
+    Ok(on.then_some(crate::moq::Options { listen, certificate, relay }))
 }
 
 /// `URL` or `WEIGHT URL`.

@@ -1,13 +1,16 @@
-//! The channels over Media over QUIC (experimental): every object that a flow sends is published as well.
+//! The channels over Media over QUIC (experimental): every object that a flow sends is published as well, to those who connect
+//! here, and through a relay.
 
 use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Channel, Rendition, WireProfile};
-use mahp_common::fec::partition::{raptorq_oti, source_oti};
+use mahp_common::catalog::{Channel, Rendition};
 use mahp_common::{Object, Toi, WallTime};
 use mahp_moq::Exchange;
+use mahp_moq::announce::announce;
 use mahp_moq::exchange::Offer;
+use mahp_moq::follow::Dial;
+use mahp_moq::plane::PlaneError;
 use mahp_moq::publisher::{ChannelPublisher, namespace};
-use mahp_moq::quic::{Fingerprint, Identity, Limits, Listener};
+use mahp_moq::quic::{Identity, Limits, Listener, QuicSession, open};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use std::collections::BTreeMap;
@@ -15,30 +18,40 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use url::Url;
 
 /// Kept of each rendition for those who come late or lost something.
 const WINDOW_BYTES: usize = 24 << 20;
 
-/// Where and how to listen.
+/// Where and how to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `moq`.
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
     /// `moq-certificate` and `moq-certificate-key`; none: a new self-signed one at each start.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `moq-relay`.
+    pub relay: Option<Url>,
 }
 
 /// See the module.
 pub struct Publisher {
-    listener: Listener,
-    address: SocketAddr,
-    /// Of a certificate that receivers cannot know otherwise.
-    fingerprint: Option<Fingerprint>,
+    listening: Option<Listening>,
+    relay: Option<Url>,
     exchange: Arc<Exchange>,
     clock: Clock,
     key: SigningKey,
     session: u64,
     channels: Mutex<BTreeMap<String, (Arc<ChannelPublisher>, Offer)>>,
+}
+
+/// Our own place.
+#[derive(Debug)]
+struct Listening {
+    _listener: Listener,
+    address: SocketAddr,
+    /// `#sha256=…` of a certificate that receivers cannot know otherwise.
+    pin: String,
 }
 
 impl Publisher {
@@ -52,31 +65,26 @@ impl Publisher {
         key: SigningKey,
         session: u64,
     ) -> Result<Publisher, StartupError> {
-        let identity = match &options.certificate {
-            Some((chain, key)) => Identity::from_files(chain, key),
-            None => Identity::self_signed(&["localhost".to_owned()]),
-        };
-        let identity = identity.map_err(|e| {
-            let hint = "give PEM files with --moq-certificate and --moq-certificate-key, or neither";
-            StartupError::usage("E-MOQ", format!("cannot serve MoQ: {e}"), hint)
-        })?;
         let exchange = Exchange::new();
-        let listener = Listener::bind(options.listen, &identity, exchange.clone(), Limits::default());
-        let bound = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
-        let (listener, address) = bound.map_err(|e| {
-            let what = format!("cannot listen for MoQ on UDP {}: {e}", options.listen);
-            StartupError::usage("E-MOQ", what, "choose another address with --moq, or leave it out")
-        })?;
-        let fingerprint = options.certificate.is_none().then(|| identity.fingerprint());
-        let channels = Mutex::default();
-        Ok(Publisher { listener, address, fingerprint, exchange, clock, key, session, channels })
+        let listening = options.listen.map(|address| listen(address, options, &exchange)).transpose()?;
+        let (relay, channels) = (options.relay.clone(), Mutex::default());
+        Ok(Publisher { listening, relay, exchange, clock, key, session, channels })
     }
 
-    /// The URL for receivers that have a route to `source`.
-    pub fn url(&self, source: IpAddr) -> String {
-        let ip = if self.address.ip().is_unspecified() { source } else { self.address.ip() };
-        let pin = self.fingerprint.map(|f| format!("#sha256={f}")).unwrap_or_default();
-        format!("moqt://{}/{pin}", SocketAddr::new(ip, self.address.port()))
+    /// The URL for receivers that have a route to `source`: that of the relay, which is there to spare us, else our own.
+    pub fn url(&self, source: IpAddr) -> Option<String> {
+        let own = self.listening.as_ref().map(|Listening { address, pin, .. }| {
+            let ip = if address.ip().is_unspecified() { source } else { address.ip() };
+            format!("moqt://{}/{pin}", SocketAddr::new(ip, address.port()))
+        });
+        self.relay.as_ref().map(Url::to_string).or(own)
+    }
+
+    /// Publishes through the relay, if there is one, until dropped.
+    pub fn relaying(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let (url, exchange) = (self.relay.clone()?, self.exchange.clone());
+        let to = To { url, exchange: exchange.clone() };
+        Some(async move { announce(to, &exchange, fastrand::u64(..)).await })
     }
 
     /// Offers a channel.
@@ -84,7 +92,7 @@ impl Publisher {
         let wall = self.clock.wall();
         let made = ChannelPublisher::new(channel, self.key.clone(), self.session, WINDOW_BYTES, wall);
         let publisher = Arc::new(made);
-        match self.exchange.offer(namespace(&channel.name), publisher.clone()) {
+        match self.exchange.offer(namespace(&channel.name), publisher.tracks()) {
             Ok(offer) => {
                 self.lock().insert(channel.name.clone(), (publisher, offer));
             }
@@ -100,13 +108,7 @@ impl Publisher {
     /// A flow's place; none for a channel that is not offered.
     pub fn place(&self, channel: &str, rendition: &Rendition) -> Option<Place> {
         let publisher = self.lock().get(channel)?.0.clone();
-        let flow = &rendition.flow;
-        Some(Place {
-            publisher,
-            rendition: rendition.id.clone(),
-            symbol_size: flow.symbol_size,
-            profile: flow.profile,
-        })
+        Some(Place { publisher, rendition: rendition.id.clone() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Arc<ChannelPublisher>, Offer)>> {
@@ -117,7 +119,52 @@ impl Publisher {
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> = self.lock().keys().cloned().collect();
-        f.debug_struct("Publisher").field("listener", &self.listener).field("channels", &names).finish()
+        let debug = &mut f.debug_struct("Publisher");
+        debug
+            .field("listening", &self.listening)
+            .field("relay", &self.relay)
+            .field("channels", &names)
+            .finish()
+    }
+}
+
+fn listen(
+    address: SocketAddr,
+    options: &Options,
+    exchange: &Arc<Exchange>,
+) -> Result<Listening, StartupError> {
+    let identity = match &options.certificate {
+        Some((chain, key)) => Identity::from_files(chain, key),
+        None => Identity::self_signed(&["localhost".to_owned()]),
+    };
+    let identity = identity.map_err(|e| {
+        let hint = "give PEM files with --moq-certificate and --moq-certificate-key, or neither";
+        StartupError::usage("E-MOQ", format!("cannot serve MoQ: {e}"), hint)
+    })?;
+    let listener = Listener::bind(address, &identity, exchange.clone(), Limits::default());
+    let bound = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
+    let (listener, address) = bound.map_err(|e| {
+        let what = format!("cannot listen for MoQ on UDP {address}: {e}");
+        StartupError::usage("E-MOQ", what, "choose another address with --moq, or leave it out")
+    })?;
+    let pin = match options.certificate {
+        Some(_) => String::new(),
+        None => format!("#sha256={}", identity.fingerprint()),
+    };
+    Ok(Listening { _listener: listener, address, pin })
+}
+
+/// The way to a relay, which asks us for what we publish there.
+struct To {
+    url: Url,
+    exchange: Arc<Exchange>,
+}
+
+impl Dial for To {
+    type Plane = QuicSession;
+
+    async fn dial(&self) -> Result<QuicSession, PlaneError> {
+        open(&self.url, self.exchange.clone(), Limits::default()).await
     }
 }
 
@@ -126,19 +173,11 @@ impl fmt::Debug for Publisher {
 pub struct Place {
     publisher: Arc<ChannelPublisher>,
     rendition: String,
-    symbol_size: u16,
-    profile: WireProfile,
 }
 
 impl Place {
     /// The flow sends this now.
     pub fn publish(&self, toi: Toi, object: &Object, wall: WallTime) {
-        let length = object.data.len() as u64;
-        let source = source_oti(length, self.symbol_size);
-        let cut = match (self.profile, raptorq_oti(length, self.symbol_size)) {
-            (WireProfile::FluteRaptorq, Some(raptorq)) => (raptorq, None),
-            (_, raptorq) => (source, raptorq),
-        };
-        self.publisher.publish(&self.rendition, toi, object, cut, wall);
+        self.publisher.publish(&self.rendition, toi, object, wall);
     }
 }

@@ -6,16 +6,20 @@ use mahp_common::{Object, Toi, WallTime};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use std::convert::Infallible;
+use std::future::Ready;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use url::Url;
 
-/// Where and how to listen, if it could.
+/// Where and how to publish, if it could.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `moq`.
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
     /// `moq-certificate` and `moq-certificate-key`.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `moq-relay`.
+    pub relay: Option<Url>,
 }
 
 /// There is none.
@@ -28,12 +32,17 @@ impl Publisher {
     /// # Errors
     /// `E-MOQ`, always.
     pub fn start(_: &Options, _: Clock, _: SigningKey, _: u64) -> Result<Publisher, StartupError> {
-        let hint = "leave out --moq, or build with the cargo feature `moq`";
+        let hint = "leave out --moq and --moq-relay, or build with the cargo feature `moq`";
         Err(StartupError::usage("E-MOQ", "this build has no Media over QUIC".to_owned(), hint))
     }
 
     /// The URL for receivers.
-    pub fn url(&self, _: IpAddr) -> String {
+    pub fn url(&self, _: IpAddr) -> Option<String> {
+        match self.0 {}
+    }
+
+    /// Publishes through the relay.
+    pub fn relaying(&self) -> Option<Ready<()>> {
         match self.0 {}
     }
 

@@ -75,7 +75,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let repair = RepairService::new(config.repair, clock);
     let moq =
         config.moq.as_ref().map(|o| moq::Publisher::start(o, clock, key.clone(), session)).transpose()?;
-    let moq_url = moq.as_ref().map(|m| m.url(source));
+    let moq_url = moq.as_ref().and_then(|m| m.url(source));
     let issuer = Issuer::new(&plan, &config.name, session, key, Offer { moq_url, ..offer(&config, host) });
     let (published, described) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
     let options = SendOptions { source, interface, ttl: u32::from(config.ttl), dscp: config.dscp };
@@ -106,6 +106,9 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     tasks.background("description server", http::serve(listener, described, served));
     tasks.background("repair", channels.repair.clone().run());
     tasks.background("progress", progress::report(channels.status.clone()));
+    if let Some(relaying) = channels.moq.as_ref().and_then(moq::Publisher::relaying) {
+        tasks.background("MoQ relay", relaying);
+    }
     channels.announce(&mut tasks, &plan);
     for ((channel, planned), found) in there.channels.iter().zip(&plan.channels).zip(there.found) {
         channels.start(&mut tasks, channel, planned, found);

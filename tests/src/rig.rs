@@ -338,6 +338,14 @@ impl Receiver {
         status(&self.admin)
     }
 
+    /// A counter of its `/metrics`, with its labels as they are written there; 0 while there is none.
+    pub fn metric(&self, name: &str) -> f64 {
+        let answer = client::get(&format!("http://{}/metrics", self.admin), &[]).ok();
+        let text = answer.map(|a| String::from_utf8_lossy(&a.body).into_owned()).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or(0.0)
+    }
+
     /// Objects that were received by multicast, repaired ones included, of each channel.
     pub fn objects_by_channel(&self) -> Vec<u64> {
         let Ok(status) = self.status() else { return Vec::new() };

@@ -120,6 +120,10 @@ impl RecvSession {
                 self.now = now;
                 self.symbols(toi, path, first, symbols);
             }
+            Input::Description { now, wall, newest, instance } => {
+                (self.now, self.wall) = (now, wall);
+                self.accept_fdt(instance, None, newest);
+            }
             Input::Decoded { now, result } => {
                 self.now = now;
                 self.decoded(result);
@@ -252,7 +256,7 @@ impl RecvSession {
         {
             let bytes = entry.assembly.into_payload().to_bytes();
             // One that was refused (forged, damaged) must not stand in the way of the real one of the same ID.
-            if self.accept_fdt(&bytes, entry.encoding) {
+            if self.accept_fdt(&bytes, entry.encoding, true) {
                 if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
                     self.fdts_read.clear();
                 }

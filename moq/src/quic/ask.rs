@@ -4,8 +4,8 @@ use super::session::{FetchEvent, Inner, QuicSession};
 use super::stream::RequestStream;
 use crate::plane::{Event, Fetching, Object, ObjectPlane, PlaneError, Refusal, Start, Subscription};
 use crate::wire::{
-    FetchKind, Filter, Location, LocationRange, Message, Namespace, Params, TrackName, WireError,
-    publish_done,
+    FetchKind, Filter, Location, LocationRange, Message, Namespace, Params, SessionCode, TrackName,
+    WireError, publish_done,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +135,10 @@ impl ObjectPlane for QuicSession {
 
     async fn closed(&self) -> String {
         self.inner.conn.closed().await.to_string()
+    }
+
+    fn close(&self) {
+        self.inner.close(SessionCode::NoError, "done");
     }
 }
 

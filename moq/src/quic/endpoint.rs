@@ -236,6 +236,17 @@ impl Connector {
     }
 }
 
+/// Opens a session with the server at `url`, `moqt://host:port/path`. A fragment `#sha256=…` pins its certificate; without it,
+/// the public certificate authorities are believed.
+pub async fn open(url: &Url, exchange: Arc<Exchange>, limits: Limits) -> Result<QuicSession, PlaneError> {
+    let failed = |e: String| PlaneError::Closed(e);
+    let pin = url.fragment().and_then(|f| f.strip_prefix("sha256=")).map(str::parse).transpose();
+    let pin = pin.map_err(|e: TlsError| failed(e.to_string()))?;
+    let trust = pin.map_or(Trust::Public, |pin| Trust::Fingerprints(vec![pin]));
+    let connector = Connector::new(&trust, limits).map_err(|e| failed(e.to_string()))?;
+    connector.connect(&parse_url(url.as_str()).map_err(failed)?, exchange).await
+}
+
 fn connect_error(e: &ConnectionError) -> String {
     let code = match e {
         ConnectionError::ConnectionClosed(close) => Some(u64::from(close.error_code)),

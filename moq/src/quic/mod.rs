@@ -13,6 +13,6 @@ mod stream;
 mod tls;
 
 pub use ask::{QuicFetching, QuicSubscription};
-pub use endpoint::{Connector, Listener, ListenerStats, MoqtUrl, parse_url};
+pub use endpoint::{Connector, Listener, ListenerStats, MoqtUrl, open, parse_url};
 pub use session::{Limits, QuicSession, SessionStats};
 pub use tls::{Fingerprint, Identity, TlsError, Trust};

@@ -198,9 +198,9 @@ impl QuicSession {
         }
     }
 
-    /// Ends it.
-    pub fn close(&self) {
-        self.inner.close(SessionCode::NoError, "done");
+    /// Whether it is over.
+    pub fn is_closed(&self) -> bool {
+        self.inner.conn.close_reason().is_some()
     }
 
     /// Smoothed round-trip time.

@@ -346,7 +346,7 @@ impl Entry {
             interface: self.flow.as_ref().map(|f| f.interface.clone()).unwrap_or_default(),
             error: self.error.clone(),
             rate_bps: self.stats.rate_bps,
-            last_packet_ms: self.hearing.last_packet().map(|at| millis(now - at)),
+            last_packet_ms: self.last_packet.map(|at| millis(now - at)),
             packets: self.stats.counts.packets,
             loss_before_fec: before,
             loss_after_fec: after,
@@ -369,7 +369,7 @@ impl Entry {
             joined: self.flow.is_some(),
             join_error: self.error.clone(),
             joined_for_ms: self.joined_at.map(|at| millis(now - at)),
-            last_packet_ms: self.hearing.last_packet().map(|at| millis(now - at)),
+            last_packet_ms: self.last_packet.map(|at| millis(now - at)),
             packets: self.flow.as_ref().map_or(0, |f| f.datagrams()[i]),
             recv_buffer: self.flow.as_ref().map_or(0, |f| f.recv_buffer as u64),
             // A repair flow is silent where nothing is sent.
@@ -397,7 +397,7 @@ fn judge(entries: &[(&RenditionKey, &Entry)], now: Time) -> (ChannelState, Strin
     if joined_for < SETTLING {
         return (ChannelState::Waiting, format!("joined {flow} on {interface} just now"));
     }
-    let reason = match entry.hearing.last_packet() {
+    let reason = match entry.last_packet {
         None => format!(
             "joined {flow} on {interface} {} s ago, 0 packets: run mahp-receiver doctor",
             joined_for.as_secs()

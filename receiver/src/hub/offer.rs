@@ -140,6 +140,7 @@ impl State {
                     flow: None,
                     joined_at: None,
                     first_packet: None,
+                    last_packet: None,
                     wanted_at: None,
                     error: String::new(),
                     allotted: 0,

@@ -4,6 +4,8 @@ use super::{Entry, Flight, Hub, State};
 use crate::config::SessionSource;
 use crate::flow::Control;
 use crate::urls::RenditionKey;
+use mahp_common::auth::VerifyingKey;
+use mahp_common::catalog::{Flow, Role};
 use mahp_common::repair::plan::ObjectKey;
 use mahp_common::repair::report::RUN_BINS;
 use mahp_common::session::recv::{ByPath, Lack};
@@ -69,6 +71,29 @@ pub struct Received {
     pub join_ms: Option<u64>,
 }
 
+/// A joined rendition that somebody watches and a MoQ publisher has.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// The rendition.
+    pub rendition: RenditionKey,
+    /// Its publisher.
+    pub publisher: Url,
+    /// Its place on multicast.
+    pub flow: Flow,
+    /// Key of its FDT Instances.
+    pub key: Option<VerifyingKey>,
+    /// Live, and no packet came for longer than it should take.
+    pub silent: bool,
+}
+
+impl Followed {
+    /// Whether both are the same but for silence.
+    pub fn is_same(&self, other: &Followed) -> bool {
+        let what = |f: &Followed| (f.rendition.clone(), f.publisher.clone(), f.flow.clone(), f.key);
+        what(self) == what(other)
+    }
+}
+
 impl Received {
     /// Nothing yet.
     pub fn new(rendition: RenditionKey, tsi: Tsi) -> Received {
@@ -106,6 +131,29 @@ impl Hub {
         if let Some(flow) = self.state().renditions.get(rendition).and_then(|e| e.flow.as_ref()) {
             flow.tell(control);
         }
+    }
+
+    /// What of what somebody watches a MoQ publisher has.
+    pub fn followed(&self) -> Vec<Followed> {
+        let now = self.clock.now();
+        let state = self.state();
+        let watched =
+            |channel: &str| state.renditions.iter().any(|(k, e)| *k.channel == *channel && e.is_watched(now));
+        let one = |(key, entry): (&RenditionKey, &Entry)| {
+            let wanted = match entry.rendition.role {
+                Role::Manifest => watched(&key.channel),
+                _ => entry.is_watched(now),
+            };
+            let publisher = publisher(entry.channel.moq_url.as_deref()?)?;
+            (wanted && entry.flow.is_some()).then(|| Followed {
+                rendition: key.clone(),
+                publisher,
+                flow: entry.rendition.flow.clone(),
+                key: state.sessions.get(entry.session).and_then(|s| s.key),
+                silent: entry.is_silent(now),
+            })
+        };
+        state.renditions.iter().filter_map(one).collect()
     }
 
     /// Byte ranges that an object lacks, merged over gaps.
@@ -194,11 +242,20 @@ impl Entry {
     /// run out of what they have. `None`: nobody needs it.
     fn deadline(&self, now: Time, flight: &Flight) -> Option<Time> {
         let target = self.target();
-        let watched = self.wanted_at.is_some_and(|at| now - at < WATCHED.max(target * 3));
-        let live = self.channel.live && watched;
+        let live = self.channel.live && self.is_watched(now);
         let by_clock = live.then(|| flight.at + target.max(Duration::from_secs(2)) * 3 / 2);
         let by_player = flight.asked_at.map(|at| at + PATIENCE);
         by_clock.into_iter().chain(by_player).min()
+    }
+
+    fn is_watched(&self, now: Time) -> bool {
+        self.wanted_at.is_some_and(|at| now - at < WATCHED.max(self.target() * 3))
+    }
+
+    /// A live rendition of which no packets come although it is joined.
+    fn is_silent(&self, now: Time) -> bool {
+        let heard = self.flow.as_ref().and_then(|f| f.last_packet()).max(self.joined_at);
+        self.channel.live && heard.is_some_and(|at| now - at > self.hearing.silence_limit())
     }
 
     /// From the join to the first packet.

@@ -543,7 +543,9 @@ async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() 
     let origins = Origins::new(Arc::new(web), rig.hub.clone(), served.clone(), Bounds::default(), via);
     let options = RecoveryOptions { sender: true, ways: Ways::Auto, unicast: true, bytes_per_sec: 1e7 };
     let fetcher = Fetcher::new("test");
-    let recovery = Recovery::new(rig.hub.clone(), origins, served, rig.hub.clock, fetcher, options);
+    let publishers = crate::moq::Publishers::new(rig.hub.clone(), served.clone());
+    let recovery =
+        Recovery::new(rig.hub.clone(), origins, served, rig.hub.clock, fetcher, publishers, options);
     let recovering = tokio::spawn(recovery.run());
     rig.join().await;
     let mut caster = rig.caster();

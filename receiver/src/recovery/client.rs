@@ -18,9 +18,9 @@ use std::time::Duration;
 use url::Url;
 
 /// Until an answer's headers.
-pub(super) const FIRST_BYTE: Duration = Duration::from_millis(1500);
+pub(crate) const FIRST_BYTE: Duration = Duration::from_millis(1500);
 /// Until its end.
-pub(super) const WHOLE: Duration = Duration::from_secs(4);
+pub(crate) const WHOLE: Duration = Duration::from_secs(4);
 /// Ranges to fetch are merged over gaps of this size.
 const MERGE: u64 = 16 << 10;
 /// What 503 without Retry-After means.
@@ -142,6 +142,6 @@ fn retry_after(headers: &HeaderMap) -> Duration {
     secs.map_or(BUSY, Duration::from_secs)
 }
 
-pub(super) fn count(what: &'static str) {
+pub(crate) fn count(what: &'static str) {
     metrics::counter!("mahp_receiver_repair_requests_total", "what" => what).increment(1);
 }

@@ -4,18 +4,14 @@
 //! servers, byte ranges from the origin. Whatever comes is fed to the flow's engine, which knows no difference. Players'
 //! requests ([`crate::http`]) remain the last resort: what is not here in time they fetch themselves.
 
-mod client;
-#[cfg(feature = "moq")]
-mod moq;
-#[cfg(not(feature = "moq"))]
-#[path = "moq_absent.rs"]
-mod moq;
+pub(crate) mod client;
 mod report;
 
 use crate::http::access::is_channel_host;
 use crate::hub::Hub;
 use crate::hub::recover::Wanted;
 use crate::library::Library as _;
+use crate::moq::Publishers;
 use crate::origin::flight::End;
 use crate::origin::upstream::Reach;
 use crate::origin::{Credentials, Origins, Want};
@@ -28,7 +24,6 @@ use mahp_common::repair::report::Answer;
 use mahp_common::{ByteRange, Time};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::Fetcher;
-use moq::Publishers;
 use report::Reporting;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -79,6 +74,13 @@ pub struct Options {
     pub bytes_per_sec: f64,
 }
 
+impl Options {
+    /// Whether MoQ publishers may be asked.
+    pub const fn may_ask_publishers(&self) -> bool {
+        self.sender && self.unicast && !matches!(self.ways, Ways::Http)
+    }
+}
+
 /// See the module.
 pub struct Recovery {
     hub: Arc<Hub>,
@@ -103,12 +105,13 @@ enum Ended {
 
 impl Recovery {
     /// Does nothing yet.
-    pub fn new(
+    pub(crate) fn new(
         hub: Arc<Hub>,
         origins: Arc<Origins>,
         served: Arc<Served>,
         clock: Clock,
         fetcher: Fetcher,
+        publishers: Publishers,
         options: Options,
     ) -> Recovery {
         let config = PlanConfig {
@@ -118,7 +121,7 @@ impl Recovery {
             ..PlanConfig::default()
         };
         Recovery {
-            publishers: Publishers::new(hub.clone(), served.clone()),
+            publishers,
             client: Client::new(hub.clone(), served, fetcher),
             hub,
             origins,

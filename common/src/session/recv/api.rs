@@ -92,6 +92,17 @@ pub enum Input<'a> {
         /// One after the other.
         symbols: &'a [u8],
     },
+    /// An FDT Instance that came another way than in packets (a record of a MoQ manifest track). It is held to the same rules.
+    Description {
+        /// Now.
+        now: Time,
+        /// Wall clock, for its expiry.
+        wall: WallTime,
+        /// Whether what it describes is being sent now; else it was sent before.
+        newest: bool,
+        /// The document.
+        instance: &'a [u8],
+    },
     /// Result of [`Command::Decode`].
     Decoded {
         /// Now.

@@ -16,13 +16,18 @@ use std::time::Duration;
 const SESSION_SILENCE: Duration = Duration::from_secs(5);
 
 impl RecvSession {
-    /// Reads a complete FDT Instance. Returns whether it was accepted.
-    pub(super) fn accept_fdt(&mut self, bytes: &[u8], encoding: Option<ContentEncoding>) -> bool {
+    /// Reads a complete FDT Instance. Returns whether it was accepted. `newest`: the first object that it lists is being sent now.
+    pub(super) fn accept_fdt(
+        &mut self,
+        bytes: &[u8],
+        encoding: Option<ContentEncoding>,
+        newest: bool,
+    ) -> bool {
         match self.read_fdt(bytes, encoding) {
             Ok(instance) => {
                 self.stats.fdt_instances += 1;
                 for (i, file) in instance.files.into_iter().enumerate() {
-                    if let Err(reason) = self.describe(file, i == 0) {
+                    if let Err(reason) = self.describe(file, newest && i == 0) {
                         self.stats.drops.count(reason);
                     }
                 }
@@ -219,4 +224,75 @@ fn inflate(bytes: &[u8], encoding: ContentEncoding) -> Option<Vec<u8>> {
         }
     }
     (out.len() <= limits::FDT_BYTES).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::SigningKey;
+    use crate::catalog::WireProfile;
+    use crate::fec::partition::source_oti;
+    use crate::session::recv::{Input, Output, Path};
+    use crate::testing::{configs, segment};
+    use crate::time::Time;
+
+    const WALL: WallTime = WallTime::from_unix_secs(1_800_000_000);
+
+    fn record(toi: u128, key: &SigningKey) -> (Vec<u8>, crate::Object) {
+        let object = segment(toi as u64, 50_000);
+        let file = FdtFile {
+            toi: Toi(toi),
+            meta: object.meta.clone(),
+            content_encoding: None,
+            oti: Some(source_oti(50_000, 1344)),
+            repair_oti: None,
+            content_md5: None,
+            content_digest: None,
+        };
+        let expires_ntp = (WALL + Duration::from_secs(60)).ntp_secs();
+        let (send, _) = configs(WireProfile::Mabr, 1);
+        let instance = FdtInstance { expires_ntp, complete: false, session: None, files: vec![file] };
+        (instance.seal(send.tsi, key).expect("a record"), object)
+    }
+
+    fn events(session: &mut RecvSession) -> Vec<Event> {
+        let poll = || match session.poll_output() {
+            Output::Event(event) => Some(event),
+            _ => None,
+        };
+        std::iter::from_fn(poll).collect()
+    }
+
+    #[test]
+    fn what_is_described_aside_needs_no_packet() {
+        let (send, recv) = configs(WireProfile::Mabr, 1);
+        let key = send.key.expect("a key");
+        let mut session = RecvSession::new(recv);
+        let now = Time::from_secs(1);
+        let describe = |session: &mut RecvSession, newest, instance: &[u8]| {
+            session.handle_input(Input::Description { now, wall: WALL, newest, instance });
+            events(session)
+        };
+        let (second, object) = record(2, &key);
+        assert!(matches!(
+            describe(&mut session, true, &second)[..],
+            [Event::Announced { toi: Toi(2), newest: true, .. }]
+        ));
+        assert!(describe(&mut session, true, &second).is_empty(), "once");
+        assert!(session.lack(Toi(2)).is_some_and(|lack| lack.missing() == lack.source_symbols));
+        let (first, _) = record(1, &key);
+        assert!(matches!(
+            describe(&mut session, false, &first)[..],
+            [Event::Announced { toi: Toi(1), newest: false, .. }]
+        ));
+        let bytes = &object.data;
+        session.handle_input(Input::Bytes { now, toi: Toi(2), path: Path::Moq, offset: 0, bytes });
+        let complete = events(&mut session);
+        let [Event::Complete { toi: Toi(2), how, .. }] = &complete[..] else { panic!("{complete:?}") };
+        assert_eq!(how.bytes.get(Path::Moq), 50_000);
+        assert!(describe(&mut session, true, &second).is_empty(), "complete");
+        let (forged, _) = record(3, &SigningKey::from_seed(&[1; 32]));
+        assert!(describe(&mut session, true, &forged).is_empty());
+        assert_eq!(session.stats().drops.faults(), 1);
+    }
 }

@@ -1,48 +1,43 @@
 //! Symbols and objects from MoQ publishers (experimental).
 
-use super::client::{FIRST_BYTE, WHOLE, count};
+use super::sessions::Sessions;
 use crate::flow::Control;
 use crate::hub::Hub;
 use crate::hub::recover::Wanted;
+use crate::recovery::client::{FIRST_BYTE, WHOLE, count};
 use crate::served::{Served, Why};
 use bytes::{Bytes, BytesMut};
 use mahp_common::fec::raptorq::{ESI_MOQ_END, ESI_MULTICAST_END};
 use mahp_common::repair::plan::{Outcome, Server};
 use mahp_common::session::recv::Path;
 use mahp_common::wire::alc::PayloadId;
-use mahp_common::{Esi, ObjectKind, Sbn};
+use mahp_common::{Esi, Sbn};
 use mahp_moq::catalog::Kind;
 use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError};
 use mahp_moq::publisher::namespace;
-use mahp_moq::quic::{Connector, Limits, QuicSession, Trust, parse_url};
 use mahp_moq::symbols::SymbolRange;
 use mahp_moq::wire::LocationRange;
-use mahp_moq::{Exchange, Object, TrackName};
-use std::collections::HashMap;
+use mahp_moq::{Object, TrackName};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
 use url::Url;
-
-/// Publishers that sessions are kept with: those of one description more would be an attack.
-const SESSIONS: usize = 16;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Publishers {
-    hub: Arc<Hub>,
-    served: Arc<Served>,
-    sessions: Arc<Mutex<HashMap<Url, QuicSession>>>,
+pub(crate) struct Publishers {
+    pub(super) hub: Arc<Hub>,
+    pub(super) served: Arc<Served>,
+    pub(super) sessions: Sessions,
 }
 
 impl Publishers {
     /// A client that feeds the hub's flows.
-    pub(super) fn new(hub: Arc<Hub>, served: Arc<Served>) -> Publishers {
-        Publishers { hub, served, sessions: Arc::default() }
+    pub(crate) fn new(hub: Arc<Hub>, served: Arc<Served>) -> Publishers {
+        Publishers { hub, served, sessions: Sessions::default() }
     }
 
     /// Encoding symbols of several blocks.
-    pub(super) async fn symbols(
+    pub(crate) async fn symbols(
         &self,
         server: Server,
         url: &Url,
@@ -57,7 +52,7 @@ impl Publishers {
             let limit = size * *symbols as usize;
             let got = match self.fetch(url, wanted, Kind::Symbols, range, limit).await {
                 Ok(got) => got,
-                Err(e) => return self.refused(server, url, &e).await,
+                Err(e) => return refused(server, url, &e),
             };
             let in_order = got
                 .iter()
@@ -79,14 +74,14 @@ impl Publishers {
     }
 
     /// The object.
-    pub(super) async fn object(&self, server: Server, url: &Url, wanted: &Wanted) -> Outcome {
+    pub(crate) async fn object(&self, server: Server, url: &Url, wanted: &Wanted) -> Outcome {
         let Ok(group) = u64::try_from(wanted.lack.toi.0) else { return Outcome::Failed(server) };
-        let kind = if wanted.meta.kind == ObjectKind::Media { Kind::Media } else { Kind::Documents };
         let length = usize::try_from(wanted.lack.length).unwrap_or(usize::MAX);
-        let got = match self.fetch(url, wanted, kind, LocationRange::objects(group, 0, 1), length).await {
-            Ok(got) => got,
-            Err(e) => return self.refused(server, url, &e).await,
-        };
+        let got =
+            match self.fetch(url, wanted, Kind::Objects, LocationRange::objects(group, 0, 1), length).await {
+                Ok(got) => got,
+                Err(e) => return refused(server, url, &e),
+            };
         let bytes = self.joined(got);
         if bytes.len() != length {
             return Outcome::Failed(server);
@@ -113,57 +108,29 @@ impl Publishers {
         limit: usize,
     ) -> Result<Vec<Object>, PlaneError> {
         let late = |_| PlaneError::Closed("no answer in time".into());
-        let session = tokio::time::timeout(FIRST_BYTE, self.session(url)).await.map_err(late)??;
+        let session = tokio::time::timeout(FIRST_BYTE, self.sessions.get(url)).await.map_err(late)??;
         let track = kind.track(&wanted.rendition.rendition);
         let name = TrackName::new(namespace(&wanted.rendition.channel), track);
         let fetching =
             tokio::time::timeout(FIRST_BYTE, session.fetch(&name, range)).await.map_err(late)??;
         tokio::time::timeout(WHOLE, fetching.collect(limit)).await.map_err(late)?
     }
+}
 
-    /// The session with a publisher, or a new one. One is opened at a time.
-    async fn session(&self, url: &Url) -> Result<QuicSession, PlaneError> {
-        let mut sessions = self.sessions.lock().await;
-        if let Some(session) = sessions.get(url) {
-            return Ok(session.clone());
+fn refused(server: Server, url: &Url, error: &PlaneError) -> Outcome {
+    tracing::debug!(%url, "MoQ publisher: {error}");
+    let wait = match error {
+        PlaneError::Refused(refusal) => refusal.retry_after,
+        _ => None,
+    };
+    match wait {
+        Some(wait) => {
+            count("moq_busy");
+            Outcome::Busy(server, wait.max(Duration::from_millis(50)))
         }
-        let failed = |e: String| PlaneError::Closed(e);
-        let pin = url.fragment().and_then(|f| f.strip_prefix("sha256="));
-        let trust = match pin.map(str::parse).transpose() {
-            Ok(pin) => pin.map_or(Trust::Public, |pin| Trust::Fingerprints(vec![pin])),
-            Err(e) => return Err(failed(e.to_string())),
-        };
-        let to = parse_url(url.as_str()).map_err(failed)?;
-        let connector = Connector::new(&trust, Limits::default()).map_err(|e| failed(e.to_string()))?;
-        let session = connector.connect(&to, Exchange::new()).await?;
-        tracing::info!(%url, rtt = ?session.rtt(), "MoQ session opened");
-        if sessions.len() < SESSIONS {
-            sessions.insert(url.clone(), session.clone());
-        }
-        Ok(session)
-    }
-
-    async fn refused(&self, server: Server, url: &Url, error: &PlaneError) -> Outcome {
-        tracing::debug!(%url, "MoQ publisher: {error}");
-        match error {
-            PlaneError::Refused(refusal) => match refusal.retry_after {
-                Some(wait) => {
-                    count("moq_busy");
-                    Outcome::Busy(server, wait.max(Duration::from_millis(50)))
-                }
-                None => {
-                    count("moq_failed");
-                    Outcome::Failed(server)
-                }
-            },
-            _ => {
-                count("moq_failed");
-                // The planner leaves a failed server alone for a while; then it is a new session.
-                if let Some(session) = self.sessions.lock().await.remove(url) {
-                    session.close();
-                }
-                Outcome::Failed(server)
-            }
+        None => {
+            count("moq_failed");
+            Outcome::Failed(server)
         }
     }
 }

@@ -10,16 +10,16 @@ use url::Url;
 
 /// Nobody.
 #[derive(Clone)]
-pub(super) struct Publishers;
+pub(crate) struct Publishers;
 
 impl Publishers {
     /// Nobody.
-    pub(super) fn new(_: Arc<Hub>, _: Arc<Served>) -> Publishers {
+    pub(crate) fn new(_: Arc<Hub>, _: Arc<Served>) -> Publishers {
         Publishers
     }
 
     /// Fails.
-    pub(super) async fn symbols(
+    pub(crate) async fn symbols(
         &self,
         server: Server,
         _: &Url,
@@ -30,7 +30,10 @@ impl Publishers {
     }
 
     /// Fails.
-    pub(super) async fn object(&self, server: Server, _: &Url, _: &Wanted) -> Outcome {
+    pub(crate) async fn object(&self, server: Server, _: &Url, _: &Wanted) -> Outcome {
         Outcome::Failed(server)
     }
 }
+
+/// There is nobody to follow.
+pub(crate) async fn follow(_: Publishers) {}

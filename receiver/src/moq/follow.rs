@@ -1,0 +1,250 @@
+//! Subscriptions to publishers, for each rendition that somebody watches.
+//!
+//! Always: the signed records of what exists. The engine takes them as it takes FDT Instances, so an object of which multicast
+//! brought nothing at all is known and repaired. While multicast is silent: the objects themselves. What fell between the two
+//! has a record and is fetched by the recovery. When packets come again, both go on for a while: what is heard twice is one
+//! object to the engine.
+
+use super::fetch::Publishers;
+use super::sessions::To;
+use crate::flow::Control;
+use crate::hub::recover::Followed;
+use crate::recovery::client::count;
+use crate::served::Why;
+use crate::urls::RenditionKey;
+use mahp_common::Toi;
+use mahp_moq::catalog::{self, Catalog, Kind};
+use mahp_moq::follow::Follower;
+use mahp_moq::manifest;
+use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError, Start};
+use mahp_moq::publisher::namespace;
+use mahp_moq::wire::LocationRange;
+use mahp_moq::{Object, TrackName, limits};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+/// What there is to follow is looked at this often.
+const LOOK: Duration = Duration::from_millis(500);
+/// Packets come again for this long before the subscription to objects ends.
+const RETURN: Duration = Duration::from_secs(4);
+/// A catalog that cannot be had, or contradicts the session description, is asked for again after this.
+const CATALOG_AGAIN: Duration = Duration::from_secs(3);
+/// Until the answer to the request for the catalog.
+const CATALOG_TIME: Duration = Duration::from_secs(5);
+/// Objects between a subscription and the engine: above it, the publisher waits.
+const QUEUE: usize = 8;
+/// Records remembered.
+const DESCRIBED: usize = 1024;
+/// Objects that wait for their records, which may come later by a moment: the oldest gives way, and is fetched if it must be.
+const WAITING: usize = 8;
+
+/// Follows what the hub names, until dropped.
+pub(crate) async fn follow(publishers: Publishers) {
+    let mut tasks = JoinSet::new();
+    let mut running: HashMap<RenditionKey, Running> = HashMap::new();
+    loop {
+        let followed = publishers.hub.followed();
+        running.retain(|key, running| {
+            let goes_on = followed.iter().any(|f| f.rendition == *key && f.is_same(&running.what));
+            if !goes_on {
+                running.task.abort();
+            }
+            goes_on && !running.task.is_finished()
+        });
+        for what in followed {
+            let silent = what.silent;
+            let known = running.entry(what.rendition.clone()).or_insert_with(|| {
+                let (tell, told) = watch::channel(silent);
+                let one = One::new(publishers.clone(), what.clone(), told);
+                Running { what, silent: tell, task: tasks.spawn(one.run()) }
+            });
+            known.silent.send_if_modified(|before| std::mem::replace(before, silent) != silent);
+        }
+        while tasks.try_join_next().is_some() {}
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+struct Running {
+    what: Followed,
+    silent: watch::Sender<bool>,
+    task: AbortHandle,
+}
+
+/// One rendition at its publisher.
+struct One {
+    publishers: Publishers,
+    what: Followed,
+    /// Whether multicast is.
+    silent: watch::Receiver<bool>,
+    /// What the records that came describe, by group.
+    described: BTreeMap<u64, Toi>,
+    /// Objects whose records did not yet.
+    waiting: VecDeque<Object>,
+}
+
+/// Subscriptions to objects.
+struct Ears {
+    _tasks: JoinSet<()>,
+    objects: mpsc::Receiver<Object>,
+    /// Packets come again: they end then.
+    until: Option<Instant>,
+}
+
+impl One {
+    fn new(publishers: Publishers, what: Followed, silent: watch::Receiver<bool>) -> One {
+        One { publishers, what, silent, described: BTreeMap::new(), waiting: VecDeque::new() }
+    }
+
+    /// Until the publisher ends the records, or for ever.
+    async fn run(mut self) {
+        self.wait_for_catalog().await;
+        let mut reading = JoinSet::new();
+        let (to, mut records) = mpsc::channel(QUEUE);
+        self.subscribe(&mut reading, Kind::Manifest, to);
+        let mut ears: Option<Ears> = None;
+        loop {
+            let silent = *self.silent.borrow_and_update();
+            match &mut ears {
+                None if silent => ears = Some(self.listen()),
+                Some(ears) if silent => ears.until = None,
+                Some(ears) => _ = ears.until.get_or_insert(Instant::now() + RETURN),
+                None => {}
+            }
+            tokio::select! {
+                record = records.recv() => match record {
+                    Some(record) => self.described(record),
+                    None => return,
+                },
+                object = hear(&mut ears) => match object {
+                    Some(object) => self.came(object),
+                    None => {
+                        tracing::info!(rendition = %self.what.rendition, "objects are no longer taken over MoQ");
+                        ears = None;
+                        // A publisher that ends its tracks at once must not be asked without pause.
+                        tokio::time::sleep(LOOK).await;
+                    }
+                },
+                changed = self.silent.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Until the publisher's catalog agrees with the session description, which is what counts.
+    async fn wait_for_catalog(&self) {
+        let mut said = String::new();
+        while let Err(why) = self.check_catalog().await {
+            count("moq_catalog_failed");
+            if said != why {
+                tracing::warn!(rendition = %self.what.rendition, "MoQ publisher is not followed: {why}");
+                said = why;
+            }
+            tokio::time::sleep(CATALOG_AGAIN).await;
+        }
+    }
+
+    async fn check_catalog(&self) -> Result<(), String> {
+        let Followed { rendition, publisher, flow, key, .. } = &self.what;
+        let session = self.publishers.sessions.get(publisher).await.map_err(|e| e.to_string())?;
+        let track = TrackName::new(namespace(&rendition.channel), catalog::TRACK);
+        let fetch = async {
+            let fetching = session.fetch(&track, LocationRange::groups(0, u64::MAX)).await?;
+            fetching.collect(limits::CATALOG_BYTES).await
+        };
+        let got = tokio::time::timeout(CATALOG_TIME, fetch).await.map_err(|_| "no catalog in time")?;
+        let got = got.map_err(|e: PlaneError| format!("catalog: {e}"))?;
+        let catalog = got.last().map(|object| Catalog::parse(&object.payload)).ok_or("no catalog")?;
+        let catalog = catalog.map_err(|e| e.to_string())?;
+        let flows = catalog.flows().map_err(|e| e.to_string())?;
+        if catalog.multicast.map(|binding| binding.sig_key) != key.map(|key| key.to_base64()) {
+            return Err("its catalog names another key than the session description".into());
+        }
+        match flows.get(&*rendition.rendition) {
+            Some(there) if there == flow => Ok(()),
+            _ => Err("its catalog names another multicast flow than the session description".into()),
+        }
+    }
+
+    /// Reads a track into `to`, through any number of sessions.
+    fn subscribe(&self, tasks: &mut JoinSet<()>, kind: Kind, to: mpsc::Sender<Object>) {
+        let RenditionKey { channel, rendition } = &self.what.rendition;
+        let track = TrackName::new(namespace(channel), kind.track(rendition));
+        let dial = To { sessions: self.publishers.sessions.clone(), url: self.what.publisher.clone() };
+        let mut follower = Follower::new(dial, track, Start::Latest, fastrand::u64(..));
+        tasks.spawn(async move {
+            while let Some(object) = follower.next().await {
+                if to.send(object).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn listen(&self) -> Ears {
+        tracing::info!(rendition = %self.what.rendition, "multicast is silent: objects are taken over MoQ");
+        let mut tasks = JoinSet::new();
+        let (to, objects) = mpsc::channel(QUEUE);
+        for kind in [Kind::Media, Kind::Documents] {
+            self.subscribe(&mut tasks, kind, to.clone());
+        }
+        Ears { _tasks: tasks, objects, until: None }
+    }
+
+    /// To the engine, if it is signed as it should be.
+    fn described(&mut self, record: Object) {
+        self.publishers.served.fetched(Why::Moq, record.payload.len() as u64);
+        let Some(key) = &self.what.key else { return };
+        let file = match manifest::open(&record.payload, self.what.flow.endpoint.tsi, key) {
+            Ok(file) => file,
+            Err(e) => {
+                count("moq_records_refused");
+                tracing::debug!(rendition = %self.what.rendition, "record of a MoQ publisher: {e}");
+                return;
+            }
+        };
+        count("moq_records");
+        let group = record.at.group;
+        let newest = self.described.last_key_value().is_none_or(|(largest, _)| *largest < group);
+        let control = Control::Description { newest, instance: record.payload };
+        self.publishers.hub.tell(&self.what.rendition, control);
+        self.described.insert(group, file.toi);
+        if self.described.len() > DESCRIBED {
+            self.described.pop_first();
+        }
+        for object in std::mem::take(&mut self.waiting) {
+            self.place(object);
+        }
+    }
+
+    fn came(&mut self, object: Object) {
+        count("moq_objects_heard");
+        self.publishers.served.fetched(Why::Moq, object.payload.len() as u64);
+        self.place(object);
+    }
+
+    /// To the engine, behind its record.
+    fn place(&mut self, object: Object) {
+        if let Some(toi) = self.described.get(&object.at.group) {
+            let control = Control::Object { toi: *toi, bytes: object.payload };
+            return self.publishers.hub.tell(&self.what.rendition, control);
+        }
+        if self.waiting.len() == WAITING {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(object);
+    }
+}
+
+/// The next object; none: no more of them.
+async fn hear(ears: &mut Option<Ears>) -> Option<Object> {
+    let Some(Ears { objects, until, .. }) = ears else { return std::future::pending().await };
+    match *until {
+        Some(at) => tokio::time::timeout_at(at, objects.recv()).await.ok().flatten(),
+        None => objects.recv().await,
+    }
+}

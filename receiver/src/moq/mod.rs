@@ -1,0 +1,11 @@
+//! Media over QUIC (experimental): what senders publish there, besides multicast.
+//!
+//! [`sessions`] keeps QUIC sessions with publishers; [`fetch`] gets symbols and objects for the recovery; [`follow`] hears what
+//! exists, and hears the objects themselves while multicast is silent.
+
+mod fetch;
+mod follow;
+mod sessions;
+
+pub(crate) use fetch::Publishers;
+pub(crate) use follow::follow;

@@ -1,0 +1,149 @@
+//! The pair with Media over QUIC: what a bad link loses comes from the sender's MoQ publisher.
+
+use anyhow::{Context, ensure};
+use mahp_tests::client;
+use mahp_tests::looped;
+use mahp_tests::origin::Origin;
+use mahp_tests::process::eventually;
+use mahp_tests::rig::{Receiver, Rig, Setup};
+use mahp_tests::tools;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Segments of a pass of the channel, of a second each.
+const SEGMENTS: usize = 10;
+/// Bytes of a segment: 2.4 Mbit/s.
+const LEN: usize = 300_000;
+/// A player's poll of the playlist.
+const POLL: Duration = Duration::from_millis(250);
+/// Until a segment that was listed is here, and the next is listed. Generous: build machines are slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The receiver's count of objects that a MoQ subscription brought.
+const HEARD: &str = "mahp_receiver_repair_requests_total{what=\"moq_objects_heard\"}";
+
+/// A quarter of the packets is lost, and the stream repairs a twentieth.
+const LOSSY: Setup = Setup {
+    loss: 0.25,
+    sender: &["--moq", "127.0.0.1:0", "--repair", "5", "--repair-ceiling", "5"],
+    receiver: &["--join", "always", "--recovery", "moq"],
+    ..Setup::LIVE
+};
+
+/// A VOD of random bytes, which the origin makes a live channel of.
+fn content(name: &str) -> anyhow::Result<PathBuf> {
+    let root = tools::work_dir().join(name);
+    let folder = root.join("tv");
+    let _ = fs::remove_dir_all(&root);
+    fs::create_dir_all(&folder)?;
+    let mut playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n".to_owned();
+    let mut rng = fastrand::Rng::with_seed(4);
+    for n in 0..SEGMENTS {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(LEN).collect();
+        fs::write(folder.join(format!("s{n}.ts")), bytes)?;
+        writeln!(playlist, "#EXTINF:1.0,\ns{n}.ts")?;
+    }
+    fs::write(folder.join("media.m3u8"), playlist + "#EXT-X-ENDLIST\n")?;
+    let variant = format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH={}\nmedia.m3u8\n", LEN * 8);
+    fs::write(folder.join("master.m3u8"), variant)?;
+    Ok(root)
+}
+
+/// A player that compares: follows the playlist until `more` segments that `seen` does not have were the origin's, byte for
+/// byte. Returns their sources.
+fn play(
+    receiver: &Receiver,
+    root: &Path,
+    more: usize,
+    seen: &mut BTreeSet<String>,
+) -> anyhow::Result<Vec<String>> {
+    let mut sources = Vec::new();
+    while sources.len() < more {
+        let names = eventually("a new segment is listed", PATIENCE, || {
+            let playlist = client::get(&receiver.url("media.m3u8"), &[]).ok().filter(|a| a.status == 200)?;
+            let text = String::from_utf8_lossy(&playlist.body).into_owned();
+            let new: Vec<String> = text
+                .lines()
+                .filter(|line| !line.starts_with('#') && !line.is_empty() && !seen.contains(*line))
+                .map(str::to_owned)
+                .collect();
+            (!new.is_empty()).then_some(new)
+        })
+        .with_context(|| receiver.tail())?;
+        for name in names {
+            let answer = client::get(&receiver.url(&name), &[])?;
+            let file = fs::read(root.join("tv").join(looped::file(&name)))?;
+            ensure!(answer.status == 200, "{name}: {}", answer.status);
+            ensure!(answer.body == file, "{name}: other bytes than the origin's ({})", answer.source());
+            sources.push(answer.source().to_owned());
+            seen.insert(name);
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(sources)
+}
+
+/// Bytes of complete objects that came this way.
+fn bytes_by(receiver: &Receiver, way: &str) -> u64 {
+    let status = receiver.status().ok();
+    status.and_then(|s| s.pointer(&format!("/totals/object_bytes/{way}"))?.as_u64()).unwrap_or(0)
+}
+
+/// Beside the receiver that asks the publisher, one that may not: the bytes by MoQ are that of the first alone.
+#[test]
+fn what_a_bad_link_loses_comes_over_moq() -> anyhow::Result<()> {
+    let root = content("moq-loss")?;
+    let origin = Origin::start(&root)?;
+    let rig = Rig::start("moq-loss", &origin, "looped/tv/master.m3u8", &LOSSY)?;
+    let without = rig.another_receiver("without", &["--join", "always", "--recovery", "http"])?;
+    let (moq, http) = std::thread::scope(|scope| {
+        let control = scope.spawn(|| play(&without, &root, 12, &mut BTreeSet::new()));
+        let played = play(&rig.receiver, &root, 12, &mut BTreeSet::new());
+        (played, control.join())
+    });
+    let moq = moq.inspect_err(|_| tools::say(&rig.tails()))?;
+    let http = http.map_err(|_| anyhow::anyhow!("the control panicked"))??;
+    let by_moq = bytes_by(&rig.receiver, "moq");
+    tools::say(&format!(
+        "25 % loss: {by_moq} bytes by MoQ, {} by multicast, {} by the origin; sources {moq:?}; control {http:?}",
+        bytes_by(&rig.receiver, "multicast"),
+        bytes_by(&rig.receiver, "origin"),
+    ));
+    ensure!(moq.iter().any(|source| source == "repaired"), "nothing was repaired: {moq:?}\n{}", rig.tails());
+    ensure!(by_moq > 0, "no byte came over MoQ\n{}", rig.tails());
+    ensure!(bytes_by(&rig.receiver, "sender") == 0, "a repair server was asked, too");
+    ensure!(bytes_by(&without, "moq") == 0, "a receiver that may not asked over MoQ");
+    ensure!(http.iter().any(|source| source == "repaired"), "the control repaired nothing: {http:?}");
+    Ok(())
+}
+
+/// Multicast dies in mid-play: the objects come from a subscription instead, and by multicast again when it is back.
+#[test]
+fn while_multicast_is_gone_objects_are_subscribed_to() -> anyhow::Result<()> {
+    let root = content("moq-gone")?;
+    let origin = Origin::start(&root)?;
+    let rig = Rig::start("moq-gone", &origin, "looped/tv/master.m3u8", &Setup { loss: 0.0, ..LOSSY })?;
+    let mut seen = BTreeSet::new();
+    let report = |_: &anyhow::Error| tools::say(&rig.tails());
+    play(&rig.receiver, &root, 6, &mut seen).inspect_err(report)?;
+    ensure!(rig.receiver.metric(HEARD) == 0.0, "subscribed although multicast brings everything");
+    rig.lose(1.0);
+    let mut sources = Vec::new();
+    // As long as it takes: a loaded machine is slow to notice.
+    while rig.receiver.metric(HEARD) < 6.0 {
+        ensure!(sources.len() < 60, "no object was subscribed to\n{}", rig.tails());
+        sources.extend(play(&rig.receiver, &root, 1, &mut seen).inspect_err(report)?);
+    }
+    rig.lose(0.0);
+    let before = bytes_by(&rig.receiver, "multicast");
+    while bytes_by(&rig.receiver, "multicast") < before + 4 * LEN as u64 {
+        ensure!(sources.len() < 120, "multicast is not used again\n{}", rig.tails());
+        sources.extend(play(&rig.receiver, &root, 1, &mut seen).inspect_err(report)?);
+    }
+    tools::say(&format!("multicast gone and back: sources {sources:?}"));
+    ensure!(bytes_by(&rig.receiver, "moq") > 0, "no byte came over MoQ\n{}", rig.tails());
+    Ok(())
+}
