@@ -113,6 +113,11 @@ impl State {
             controls.push(Control::Forget(toi));
             return;
         }
+        if self.is_outlived(&resource, &meta, toi) {
+            controls.push(Control::Forget(toi));
+            return;
+        }
+        let Some(entry) = self.renditions.get_mut(key) else { return };
         entry.flying.push_back((resource.clone(), toi));
         let oldest = if entry.flying.len() > FLIGHTS_MAX { entry.flying.pop_front() } else { None };
         if let Some((old, toi)) = oldest {
@@ -141,6 +146,7 @@ impl State {
         entry.completed(wall, &meta, source, how);
         self.land_all(&resource, key, toi, &meta, controls);
         if meta.kind == ObjectKind::Manifest || sniff(payload.chunks().first().map_or(&[], |c| c)).is_some() {
+            self.forget_older(&resource, key, (&meta, toi), controls);
             self.complete_manifest(now, key, toi, resource, meta, payload, source);
             return;
         }
@@ -177,9 +183,7 @@ impl State {
     ) {
         meta.kind = ObjectKind::Manifest; // foreign senders do not say
         // An older version that took longer than a newer one.
-        if let Some((info, stored)) = self.manifests.get(&resource).zip(self.store.piece(&resource, 0))
-            && is_newer((&stored.meta, info.toi), (&meta, toi))
-        {
+        if self.is_outlived(&resource, &meta, toi) {
             return;
         }
         if self.manifests.len() >= crate::hub::MANIFESTS_MAX {
@@ -190,6 +194,34 @@ impl State {
         self.manifests.insert(resource.clone(), info);
         let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
         self.keep(now, &resource, stored, Class::Cached { rendition: Some(key.clone()) });
+    }
+
+    /// Whether a newer version of a manifest is here.
+    fn is_outlived(&self, resource: &ResourceKey, meta: &ObjectMeta, toi: Toi) -> bool {
+        let here = self.manifests.get(resource).zip(self.store.piece(resource, 0));
+        here.is_some_and(|(info, stored)| is_newer((&stored.meta, info.toi), (meta, toi)))
+    }
+
+    /// Ends the flights of versions of a manifest that are older than one that is complete. FDT Instances list them to those who
+    /// join later, they never come again, and a version that was described and does not come makes what is here look outdated.
+    fn forget_older(
+        &mut self,
+        resource: &ResourceKey,
+        key: &RenditionKey,
+        (meta, toi): (&ObjectMeta, Toi),
+        controls: &mut Vec<Control>,
+    ) {
+        let Some(flights) = self.flights.get_mut(resource) else { return };
+        flights.retain(|f| {
+            let older = f.rendition == *key && is_newer((meta, Some(toi)), (&f.meta, f.toi));
+            if older {
+                controls.push(Control::Forget(f.toi));
+            }
+            !older
+        });
+        if flights.is_empty() {
+            self.flights.remove(resource);
+        }
     }
 
     /// Ends the flight of a completed object, and those of the same bytes under other TOIs (a carousel, a repeated manifest).

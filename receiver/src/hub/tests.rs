@@ -245,6 +245,29 @@ async fn playlists_are_kept_in_their_newest_version_and_teach_urls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_older_playlist_that_never_came_is_not_waited_for() {
+    let rig = Rig::new(options());
+    rig.join().await;
+    let url = Url::parse("http://o.example/news/high/index.m3u8").unwrap();
+    let playlist = |n: u64| {
+        format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:{n}\n#EXTINF:2,\n{n}.ts\n")
+            .into_bytes()
+    };
+    let mut caster = rig.caster();
+    caster.lose(|_, _| true);
+    caster.send(object(&url, ObjectKind::Manifest, playlist(1))).await;
+    caster.sent().await;
+    caster.lose(|_, _| false);
+    // Its FDT Instance lists the one before it too.
+    caster.send(object(&url, ObjectKind::Manifest, playlist(2))).await;
+    let newest = || rig.hub.manifest(&url).filter(|m| m.stored.payload.to_bytes() == playlist(2));
+    rig.until(|| newest().is_some_and(|m| m.fresh)).await;
+    caster.sent().await;
+    rig.until(|| rig.hub.state().flights.is_empty()).await;
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_and_reports_of_players_make_no_other_object() {
     let rig = Rig::new(options());
     rig.join().await;
