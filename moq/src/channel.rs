@@ -134,6 +134,11 @@ impl ChannelTracks {
         watched.map(|(id, _)| id.as_str())
     }
 
+    /// Whether the groups of a track are TOIs.
+    pub fn is_by_toi(&self, name: &TrackName) -> bool {
+        self.find(name).is_some_and(|(_, kind)| matches!(kind, Kind::Symbols | Kind::Objects))
+    }
+
     /// Counters.
     pub fn stats(&self) -> ChannelStats {
         let held = |r: &Rendition| r.media.bytes() + r.documents.bytes() + r.manifest.bytes();

@@ -3,9 +3,7 @@
 //! A publisher has an exchange with its own sources in it; a relay lets peers add theirs ([`Exchange::relay`]). A request
 //! goes to the source with the longest matching namespace.
 
-use crate::plane::{
-    Boxed, Event, Fetched, Fetching as _, ObjectPlane, PlaneError, Refusal, Source, Start, Subscription,
-};
+use crate::plane::{Boxed, Event, Fetched, Fetching as _, ObjectPlane, Refusal, Source, Start, Subscription};
 use crate::track::{Track, TrackConfig};
 use crate::wire::{LocationRange, Namespace, TrackName, request_error};
 use std::collections::{BTreeMap, HashMap};
@@ -218,8 +216,7 @@ impl<P: ObjectPlane> Upstream<P> {
         if let Some(track) = self.known(name) {
             return Ok(track);
         }
-        let subscription =
-            self.plane.subscribe(name, Start::Latest, Duration::ZERO).await.map_err(refusal)?;
+        let subscription = self.plane.subscribe(name, Start::Latest, Duration::ZERO).await?;
         let track = Arc::new(Track::new(self.config));
         if let Some(largest) = subscription.largest() {
             track.raise_largest(largest);
@@ -253,9 +250,9 @@ impl<P: ObjectPlane> Source for Upstream<P> {
             if let Some(fetched) = self.known(name).and_then(|t| t.fetch_complete(range)) {
                 return Ok(fetched);
             }
-            let fetching = self.plane.fetch(name, range).await.map_err(refusal)?;
+            let fetching = self.plane.fetch(name, range).await?;
             let end = fetching.end();
-            let objects = fetching.collect(FETCH_BYTES).await.map_err(refusal)?;
+            let objects = fetching.collect(FETCH_BYTES).await?;
             Ok(Fetched { end, end_of_track: false, objects })
         })
     }
@@ -282,12 +279,5 @@ async fn unused(track: &Track) {
         if !track.is_watched() {
             return;
         }
-    }
-}
-
-fn refusal(e: PlaneError) -> Refusal {
-    match e {
-        PlaneError::Refused(refusal) => refusal,
-        other => Refusal::new(request_error::INTERNAL, format!("upstream: {other}")),
     }
 }

@@ -62,6 +62,11 @@ impl Refusal {
         Refusal { code: request_error::EXCESSIVE_LOAD, reason: what.into(), retry_after: Some(retry_after) }
     }
 
+    /// Whether what was asked for is not there.
+    pub const fn is_absence(&self) -> bool {
+        matches!(self.code, request_error::DOES_NOT_EXIST | request_error::INVALID_RANGE)
+    }
+
     /// Any other code.
     pub fn new(code: u64, reason: impl Into<String>) -> Refusal {
         Refusal { code, reason: reason.into(), retry_after: None }
@@ -87,6 +92,16 @@ pub enum PlaneError {
     /// More than we take.
     #[error("{0} is above the limit")]
     TooLarge(&'static str),
+}
+
+/// What a relay answers when its publisher did not.
+impl From<PlaneError> for Refusal {
+    fn from(e: PlaneError) -> Refusal {
+        match e {
+            PlaneError::Refused(refusal) => refusal,
+            other => Refusal::new(request_error::INTERNAL, format!("upstream: {other}")),
+        }
+    }
 }
 
 /// From where a subscription starts.

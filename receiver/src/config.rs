@@ -145,6 +145,18 @@ pub struct Settings {
     /// Who is asked for what is missing: repair servers, the MoQ publisher (experimental), or whichever there is [default: auto]
     #[arg(long, env = "MAHP_RECEIVER_RECOVERY", value_name = "WAY", value_enum)]
     pub recovery: Option<crate::recovery::Ways>,
+    /// Serve the channels over Media over QUIC to others, listening here on UDP (experimental) [default: off]
+    #[arg(long, env = "MAHP_RECEIVER_MOQ_LISTEN", value_name = "ADDRESS:PORT")]
+    pub moq_listen: Option<SocketAddr>,
+    /// Certificate chain for it, PEM [default: self-signed, its URL with the fingerprint is printed]
+    #[arg(long, env = "MAHP_RECEIVER_MOQ_CERTIFICATE", value_name = "FILE")]
+    pub moq_certificate: Option<PathBuf>,
+    /// The key of the certificate, PEM
+    #[arg(long, env = "MAHP_RECEIVER_MOQ_CERTIFICATE_KEY", value_name = "FILE")]
+    pub moq_certificate_key: Option<PathBuf>,
+    /// MoQ publisher to ask instead of those of the session descriptions, such as another receiver: moqt://HOST:PORT/#sha256=FINGERPRINT
+    #[arg(long, env = "MAHP_RECEIVER_MOQ_PUBLISHER", value_name = "URL")]
+    pub moq_publisher: Option<String>,
     /// Most that repair fetches by unicast [default: 16 Mbit/s]
     #[arg(long, env = "MAHP_RECEIVER_REPAIR_RATE", value_name = "RATE")]
     pub repair_rate: Option<BitRate>,
@@ -193,6 +205,17 @@ pub enum SessionSource {
     },
 }
 
+/// Media over QUIC.
+#[derive(Clone, Debug, Default)]
+pub struct Moq {
+    /// `moq-listen`.
+    pub listen: Option<SocketAddr>,
+    /// `moq-certificate` and `moq-certificate-key`; none: a new self-signed one at each start.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `moq-publisher`.
+    pub publisher: Option<Url>,
+}
+
 /// What the program does, nothing left open.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -228,6 +251,8 @@ pub struct Config {
     pub unicast: bool,
     /// `repair`, `repair-rate`, and `unicast` again.
     pub recovery: crate::recovery::Options,
+    /// `moq-…`.
+    pub moq: Moq,
     /// `hold`.
     pub hold: Duration,
     /// `rungs`.
@@ -332,6 +357,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
             unicast: s.unicast.is_none_or(|x| x.0),
             bytes_per_sec: s.repair_rate.map_or(16_000_000, |r| r.0) as f64 / 8.0,
         },
+        moq: moq((s.moq_listen, s.moq_certificate, s.moq_certificate_key), s.moq_publisher, place)?,
         hold,
         rungs: s.rungs.unwrap_or_default(),
         recv_buffer: s.recv_buffer.map_or(4 << 20, |b| usize::try_from(b.0).unwrap_or(usize::MAX)),
@@ -341,6 +367,26 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
             .map_err(|e: String| place.wrong("log-format", &format!("`{format}`"), &e))?,
         state_dir: s.state_dir.or_else(settings::state_folder),
     })
+}
+
+/// A certificate and its key come together.
+fn moq(
+    (listen, certificate, key): (Option<SocketAddr>, Option<PathBuf>, Option<PathBuf>),
+    publisher: Option<String>,
+    place: Place<'_>,
+) -> Result<Moq, StartupError> {
+    let hint = "give moq-certificate and moq-certificate-key together, or neither";
+    let certificate = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(place.wrong("moq-certificate-key", "missing", hint)),
+        (None, Some(_)) => return Err(place.wrong("moq-certificate", "missing", hint)),
+    };
+    let url = |text: String| {
+        let url = Url::parse(&text).ok().filter(|url| url.scheme() == "moqt" && url.host().is_some());
+        url.ok_or_else(|| place.wrong("moq-publisher", &format!("`{text}`"), "give moqt://HOST:PORT/"))
+    };
+    Ok(Moq { listen, certificate, publisher: publisher.map(url).transpose()? })
 }
 
 fn keys(texts: &[String], place: Place<'_>) -> Result<Vec<VerifyingKey>, StartupError> {
@@ -435,6 +481,10 @@ impl Settings {
             unicast: self.unicast.or(other.unicast),
             repair: self.repair.or(other.repair),
             recovery: self.recovery.or(other.recovery),
+            moq_listen: self.moq_listen.or(other.moq_listen),
+            moq_certificate: self.moq_certificate.or(other.moq_certificate),
+            moq_certificate_key: self.moq_certificate_key.or(other.moq_certificate_key),
+            moq_publisher: self.moq_publisher.or(other.moq_publisher),
             repair_rate: self.repair_rate.or(other.repair_rate),
             hold: self.hold.or(other.hold),
             recv_buffer: self.recv_buffer.or(other.recv_buffer),

@@ -18,6 +18,7 @@ use crate::flow::{Control, Shared, Spec};
 use crate::http::access::HostList;
 use crate::joins::{Effect, Joins, Policy};
 use crate::library::{ResourceKey, Stored};
+use crate::moq::Copies;
 use crate::served::Served;
 use crate::store::disk::{Disk, Done};
 use crate::store::{Class, PieceKey, Store};
@@ -66,6 +67,10 @@ pub struct Options {
     pub interface: Option<String>,
     /// Receive buffer to ask for.
     pub recv_buffer: usize,
+    /// MoQ publisher of all channels, instead of those of the session descriptions.
+    pub publisher: Option<Url>,
+    /// What is complete is given there, too.
+    pub(crate) copies: Copies,
 }
 
 /// See the module.
@@ -101,6 +106,7 @@ struct State {
     rings: Rings,
     last_served: crate::snapshot::Bytes,
     disk: Option<Disk>,
+    copies: Copies,
 }
 
 /// A sender, as given by the operator.
@@ -181,6 +187,7 @@ impl Hub {
             rings: Rings::default(),
             last_served: crate::snapshot::Bytes::default(),
             disk: None,
+            copies: options.copies.clone(),
         };
         Arc::new(Hub {
             options,

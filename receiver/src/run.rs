@@ -8,7 +8,7 @@ use crate::http::access::{HostList, Network};
 use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
-use crate::moq::{self, Publishers};
+use crate::moq::{self, Copies, Publishers, Relay};
 use crate::origin::upstream::Web;
 use crate::page::Page;
 use crate::recovery::Recovery;
@@ -69,7 +69,9 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     let served = Arc::new(Served::default());
     check(&config)?;
     let front_options = front_options(&config)?;
-    let hub = Hub::new(hub_options(&config, &front_options.allow_origins), clock, served.clone());
+    let (relay, copies) = Relay::start(&config.moq, clock)?;
+    let options = hub_options(&config, &front_options.allow_origins, copies.clone());
+    let hub = Hub::new(options, clock, served.clone());
     let tasks = TaskTracker::new();
 
     let (listener, http_address) = admin::bind(config.listen, "--listen").await?;
@@ -89,7 +91,11 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     let upstream = Web::new(fetcher(), Fetcher::guarded(USER_AGENT, front_options.allow_origins.names()));
     let page = Page::new(hub.clone(), stop.clone());
     let front = Front::new(hub.clone(), Arc::new(upstream), served.clone(), clock, front_options, Some(page));
-    let publishers = Publishers::new(hub.clone(), served.clone());
+    let publishers = Publishers::new(hub.clone(), served.clone(), copies);
+    if let Some(relay) = relay {
+        let (relaying, stop) = (relay.run(publishers.clone()), stop.clone());
+        tasks.spawn(async move { stop.run_until_cancelled(relaying).await });
+    }
     if config.recovery.may_ask_publishers() {
         let (follow, stop) = (moq::follow(publishers.clone()), stop.clone());
         tasks.spawn(async move { stop.run_until_cancelled(follow).await });
@@ -147,7 +153,7 @@ fn what_is_configured_reaches_the_http_half() {
     assert!(other.allow_origins.names().any(|n| n == "a.example"));
 }
 
-fn hub_options(config: &Config, allow_origins: &HostList) -> hub::Options {
+fn hub_options(config: &Config, allow_origins: &HostList, copies: Copies) -> hub::Options {
     hub::Options {
         memory: config.memory,
         assembly_memory: config.assembly_memory,
@@ -156,6 +162,8 @@ fn hub_options(config: &Config, allow_origins: &HostList) -> hub::Options {
         allow_origins: allow_origins.clone(),
         interface: config.interface.clone(),
         recv_buffer: config.recv_buffer,
+        publisher: config.moq.publisher.clone(),
+        copies,
     }
 }
 

@@ -371,7 +371,7 @@ fn moq(
     };
     let url = |text: String| {
         let url = Url::parse(&text).ok().filter(|url| url.scheme() == "moqt" && url.host().is_some());
-        url.ok_or_else(|| place.wrong("moq-relay", &text, "give moqt://HOST:PORT/"))
+        url.ok_or_else(|| place.wrong("moq-relay", &format!("`{text}`"), "give moqt://HOST:PORT/"))
     };
     let relay = relay.map(url).transpose()?;
     let on = listen.is_some() || relay.is_some();

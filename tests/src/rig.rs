@@ -365,6 +365,12 @@ impl Receiver {
     pub fn tail(&self) -> String {
         self.process.tail()
     }
+
+    /// Where it serves others over MoQ, with `--moq-listen`.
+    pub fn moq_url(&self) -> Option<String> {
+        let output = self.process.output();
+        output.lines().find_map(|line| line.strip_prefix("MoQ for others: ")).map(str::to_owned)
+    }
 }
 
 /// Complete turns of each rendition of a sender's status, but those that carry manifests only.

@@ -25,11 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The receiver's count of objects that a MoQ subscription brought.
 const HEARD: &str = "mahp_receiver_repair_requests_total{what=\"moq_objects_heard\"}";
 
+/// Its count of signed records.
+const RECORDS: &str = "mahp_receiver_repair_requests_total{what=\"moq_records\"}";
+
 /// A quarter of the packets is lost, and the stream repairs a twentieth.
 const LOSSY: Setup = Setup {
     loss: 0.25,
     sender: &["--moq", "127.0.0.1:0", "--repair", "5", "--repair-ceiling", "5"],
-    receiver: &["--join", "always", "--recovery", "moq"],
+    receiver: &["--join", "always", "--recovery", "moq", "--moq-listen", "127.0.0.1:0"],
     ..Setup::LIVE
 };
 
@@ -145,5 +148,30 @@ fn while_multicast_is_gone_objects_are_subscribed_to() -> anyhow::Result<()> {
     }
     tools::say(&format!("multicast gone and back: sources {sources:?}"));
     ensure!(bytes_by(&rig.receiver, "moq") > 0, "no byte came over MoQ\n{}", rig.tails());
+    Ok(())
+}
+
+/// A receiver whose only publisher is another receiver: records, repair and, while multicast is gone, the objects.
+#[test]
+fn a_receiver_is_the_publisher_of_another() -> anyhow::Result<()> {
+    let root = content("moq-relay")?;
+    let origin = Origin::start(&root)?;
+    let rig = Rig::start("moq-relay", &origin, "looped/tv/master.m3u8", &LOSSY)?;
+    let first = rig.receiver.moq_url().with_context(|| rig.tails())?;
+    let options = ["--join", "always", "--recovery", "moq", "--moq-publisher", &first];
+    let second = rig.another_receiver("second", &options)?;
+    let report = |_: &anyhow::Error| tools::say(&format!("{}{}", rig.tails(), second.tail()));
+    let mut seen = BTreeSet::new();
+    let mut played = 0;
+    while bytes_by(&second, "moq") == 0 || second.metric(RECORDS) < 4.0 {
+        ensure!(played < 60, "nothing came from the first\n{}{}", rig.tails(), second.tail());
+        played += play(&second, &root, 1, &mut seen).inspect_err(report)?.len();
+    }
+    rig.lose(1.0);
+    while second.metric(HEARD) < 4.0 {
+        ensure!(played < 120, "the first passed no object on\n{}{}", rig.tails(), second.tail());
+        played += play(&second, &root, 1, &mut seen).inspect_err(report)?.len();
+    }
+    ensure!(rig.receiver.metric(HEARD) > 0.0, "the first had nothing to pass on");
     Ok(())
 }

@@ -5,12 +5,13 @@ use crate::config::SessionSource;
 use crate::flow::Control;
 use crate::urls::RenditionKey;
 use mahp_common::auth::VerifyingKey;
-use mahp_common::catalog::{Flow, Role};
+use mahp_common::catalog::{Channel, Flow, Role};
 use mahp_common::repair::plan::ObjectKey;
 use mahp_common::repair::report::RUN_BINS;
 use mahp_common::session::recv::{ByPath, Lack};
 use mahp_common::{ObjectKind, ObjectMeta, Time, Toi, Tsi};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -94,6 +95,17 @@ impl Followed {
     }
 }
 
+/// A channel that a MoQ publisher has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relayed {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// Its publisher.
+    pub publisher: Url,
+    /// Key of its sender.
+    pub key: VerifyingKey,
+}
+
 impl Received {
     /// Nothing yet.
     pub fn new(rendition: RenditionKey, tsi: Tsi) -> Received {
@@ -118,7 +130,8 @@ impl Hub {
     pub fn wanted(&self) -> Vec<Wanted> {
         let now = self.clock.now();
         let state = self.state();
-        state.flights.values().flatten().filter_map(|flight| state.wanted(now, flight)).collect()
+        let instead = self.options.publisher.as_ref();
+        state.flights.values().flatten().filter_map(|flight| state.wanted(now, flight, instead)).collect()
     }
 
     /// Until when the recovery does something for these objects.
@@ -144,7 +157,7 @@ impl Hub {
                 Role::Manifest => watched(&key.channel),
                 _ => entry.is_watched(now),
             };
-            let publisher = publisher(entry.channel.moq_url.as_deref()?)?;
+            let publisher = publisher(&entry.channel, self.options.publisher.as_ref())?;
             (wanted && entry.flow.is_some()).then(|| Followed {
                 rendition: key.clone(),
                 publisher,
@@ -154,6 +167,28 @@ impl Hub {
             })
         };
         state.renditions.iter().filter_map(one).collect()
+    }
+
+    /// The channels that MoQ publishers have.
+    pub fn relayed(&self) -> Vec<Relayed> {
+        let state = self.state();
+        let one = |channel: &Arc<Channel>| {
+            let publisher = publisher(channel, self.options.publisher.as_ref())?;
+            let entry = state.renditions.iter().find(|(k, _)| *k.channel == *channel.name)?.1;
+            let key = state.sessions.get(entry.session)?.key?;
+            Some(Relayed { channel: channel.clone(), publisher, key })
+        };
+        state.channels.iter().filter_map(one).collect()
+    }
+
+    /// Somebody watches a rendition, other than by HTTP.
+    pub fn watch(&self, rendition: &RenditionKey) {
+        self.with(|state, now| {
+            state.joins.demand(now, rendition);
+            if let Some(entry) = state.renditions.get_mut(rendition) {
+                entry.wanted_at = Some(now);
+            }
+        });
     }
 
     /// Byte ranges that an object lacks, merged over gaps.
@@ -187,13 +222,14 @@ impl Hub {
     }
 }
 
-/// The URL of a MoQ publisher.
-fn publisher(url: &str) -> Option<Url> {
-    Url::parse(url).ok().filter(|u| u.scheme() == "moqt")
+/// Where a channel is published over MoQ. `instead`: what the operator says.
+fn publisher(channel: &Channel, instead: Option<&Url>) -> Option<Url> {
+    let own = || Url::parse(channel.moq_url.as_deref()?).ok().filter(|u| u.scheme() == "moqt");
+    instead.cloned().or_else(own)
 }
 
 impl State {
-    fn wanted(&self, now: Time, flight: &Flight) -> Option<Wanted> {
+    fn wanted(&self, now: Time, flight: &Flight, instead: Option<&Url>) -> Option<Wanted> {
         let entry = self.renditions.get(&flight.rendition)?;
         // A manifest has a successor soon, and players' requests bring the one of the origin.
         if flight.meta.kind == ObjectKind::Manifest {
@@ -206,7 +242,7 @@ impl State {
             .repair_servers
             .iter()
             .filter_map(|s| Some((self.resolve(entry.session, &s.url)?, s.weight)))
-            .chain(channel.moq_url.as_deref().and_then(publisher).map(|url| (url, 1)))
+            .chain(publisher(channel, instead).map(|url| (url, 1)))
             .collect();
         Some(Wanted {
             key: ObjectKey(flight.number),

@@ -32,6 +32,8 @@ fn options() -> Options {
         allow_origins: HostList::new(["allowed.example"]).unwrap(),
         interface: None,
         recv_buffer: 4 << 20,
+        publisher: None,
+        copies: Default::default(),
     }
 }
 
@@ -566,7 +568,7 @@ async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() 
     let origins = Origins::new(Arc::new(web), rig.hub.clone(), served.clone(), Bounds::default(), via);
     let options = RecoveryOptions { sender: true, ways: Ways::Auto, unicast: true, bytes_per_sec: 1e7 };
     let fetcher = Fetcher::new("test");
-    let publishers = crate::moq::Publishers::new(rig.hub.clone(), served.clone());
+    let publishers = crate::moq::Publishers::new(rig.hub.clone(), served.clone(), Default::default());
     let recovery =
         Recovery::new(rig.hub.clone(), origins, served, rig.hub.clock, fetcher, publishers, options);
     let recovering = tokio::spawn(recovery.run());

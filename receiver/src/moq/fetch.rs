@@ -1,5 +1,6 @@
 //! Symbols and objects from MoQ publishers (experimental).
 
+use super::relay::Copies;
 use super::sessions::Sessions;
 use crate::flow::Control;
 use crate::hub::Hub;
@@ -28,12 +29,13 @@ pub(crate) struct Publishers {
     pub(super) hub: Arc<Hub>,
     pub(super) served: Arc<Served>,
     pub(super) sessions: Sessions,
+    pub(super) copies: Copies,
 }
 
 impl Publishers {
-    /// A client that feeds the hub's flows.
-    pub(crate) fn new(hub: Arc<Hub>, served: Arc<Served>) -> Publishers {
-        Publishers { hub, served, sessions: Sessions::default() }
+    /// A client that feeds the hub's flows, and gives `copies` of the records that it reads.
+    pub(crate) fn new(hub: Arc<Hub>, served: Arc<Served>, copies: Copies) -> Publishers {
+        Publishers { hub, served, sessions: Sessions::default(), copies }
     }
 
     /// Encoding symbols of several blocks.

@@ -210,6 +210,7 @@ impl One {
         count("moq_records");
         let group = record.at.group;
         let newest = self.described.last_key_value().is_none_or(|(largest, _)| *largest < group);
+        self.publishers.copies.record(&self.what.rendition, file.toi, &record.payload);
         let control = Control::Description { newest, instance: record.payload };
         self.publishers.hub.tell(&self.what.rendition, control);
         self.described.insert(group, file.toi);

@@ -1,11 +1,13 @@
 //! Media over QUIC (experimental): what senders publish there, besides multicast.
 //!
 //! [`sessions`] keeps QUIC sessions with publishers; [`fetch`] gets symbols and objects for the recovery; [`follow`] hears what
-//! exists, and hears the objects themselves while multicast is silent.
+//! exists, and hears the objects themselves while multicast is silent; [`relay`] serves others.
 
 mod fetch;
 mod follow;
+mod relay;
 mod sessions;
 
 pub(crate) use fetch::Publishers;
 pub(crate) use follow::follow;
+pub(crate) use relay::{Copies, Relay};

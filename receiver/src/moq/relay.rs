@@ -1,0 +1,240 @@
+//! Relay for others on the LAN: the tracks of the channels, served from what this receiver has.
+//!
+//! An object is published here when it is complete, with the sender's signed record of it, which this receiver had from the
+//! sender's publisher; whoever asks here can verify both. Symbols and objects that are asked for by TOI and are not here are
+//! asked from that publisher. A subscription counts as somebody who watches: groups are joined for it.
+
+use super::fetch::Publishers;
+use super::sessions::Sessions;
+use crate::config::Moq;
+use crate::hub::recover::Relayed;
+use crate::recovery::client::count;
+use crate::urls::RenditionKey;
+use bytes::Bytes;
+use mahp_common::{ObjectKind, Payload, Toi};
+use mahp_moq::channel::ChannelTracks;
+use mahp_moq::exchange::Offer;
+use mahp_moq::plane::{Boxed, Fetched, Fetching as _, ObjectPlane as _, Refusal, Source};
+use mahp_moq::publisher::namespace;
+use mahp_moq::quic::{Identity, Limits, Listener};
+use mahp_moq::wire::LocationRange;
+use mahp_moq::{Exchange, Track, TrackName};
+use mahp_runtime::clock::Clock;
+use mahp_runtime::error::StartupError;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use url::Url;
+
+/// Kept of each rendition for those who ask.
+const WINDOW_BYTES: usize = 16 << 20;
+/// What is on offer, and who watches, is looked at this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Objects and records between hub and relay: further ones are left out, and asked from the publisher by whoever needs them.
+const QUEUE: usize = 256;
+/// Records that wait for their objects, of each channel.
+const RECORDS: usize = 1024;
+/// Objects that wait for their records, of each channel.
+const OBJECTS: usize = 16;
+/// Most bytes of one answer of the publisher.
+const ANSWER_BYTES: usize = 33 << 20;
+
+/// What this receiver has got and verified.
+#[derive(Clone, Debug)]
+enum Copy {
+    Record(Bytes),
+    Object(ObjectKind, Payload),
+}
+
+/// The way of copies to the relay: without one, nothing happens; what finds it full is left out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copies(Option<mpsc::Sender<(RenditionKey, Toi, Copy)>>);
+
+impl Copies {
+    /// An object is complete.
+    pub(crate) fn object(&self, rendition: &RenditionKey, toi: Toi, kind: ObjectKind, payload: &Payload) {
+        self.give(|| (rendition.clone(), toi, Copy::Object(kind, payload.clone())));
+    }
+
+    /// The record of an object has come.
+    pub(super) fn record(&self, rendition: &RenditionKey, toi: Toi, record: &Bytes) {
+        self.give(|| (rendition.clone(), toi, Copy::Record(record.clone())));
+    }
+
+    fn give(&self, copy: impl FnOnce() -> (RenditionKey, Toi, Copy)) {
+        if let Some(relay) = &self.0
+            && relay.try_send(copy()).is_err()
+        {
+            count("moq_relay_full");
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Relay {
+    _listener: Listener,
+    exchange: Arc<Exchange>,
+    clock: Clock,
+    copies: mpsc::Receiver<(RenditionKey, Toi, Copy)>,
+    channels: BTreeMap<String, Relaying>,
+}
+
+struct Relaying {
+    what: Relayed,
+    tracks: Arc<ChannelTracks>,
+    _offer: Offer,
+    records: Recent<Bytes>,
+    objects: Recent<(ObjectKind, Payload)>,
+}
+
+/// The newest of something, by rendition and TOI.
+struct Recent<T> {
+    most: usize,
+    order: VecDeque<(RenditionKey, Toi)>,
+    held: HashMap<(RenditionKey, Toi), T>,
+}
+
+impl<T> Recent<T> {
+    fn new(most: usize) -> Recent<T> {
+        Recent { most, order: VecDeque::new(), held: HashMap::new() }
+    }
+
+    fn put(&mut self, key: (RenditionKey, Toi), value: T) {
+        if self.held.insert(key.clone(), value).is_none() {
+            self.order.push_back(key);
+        }
+        if self.order.len() > self.most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.held.remove(&oldest);
+        }
+    }
+
+    fn take(&mut self, key: &(RenditionKey, Toi)) -> Option<T> {
+        self.order.retain(|k| k != key);
+        self.held.remove(key)
+    }
+}
+
+impl Relay {
+    /// Listens where `options` say, with no channel yet; none when they do not. Also the way for copies.
+    ///
+    /// # Errors
+    /// `E-MOQ`: the address is in use, or the certificate cannot be used.
+    pub(crate) fn start(options: &Moq, clock: Clock) -> Result<(Option<Relay>, Copies), StartupError> {
+        let Some(address) = options.listen else { return Ok((None, Copies::default())) };
+        let identity = match &options.certificate {
+            Some((chain, key)) => Identity::from_files(chain, key),
+            None => Identity::self_signed(&["localhost".to_owned()]),
+        };
+        let identity = identity.map_err(|e| {
+            let hint = "give PEM files with --moq-certificate and --moq-certificate-key, or neither";
+            StartupError::usage("E-MOQ", format!("cannot serve MoQ: {e}"), hint)
+        })?;
+        let exchange = Exchange::new();
+        let listener = Listener::bind(address, &identity, exchange.clone(), Limits::default());
+        let bound = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
+        let (listener, bound) = bound.map_err(|e| {
+            let what = format!("cannot listen for MoQ on UDP {address}: {e}");
+            StartupError::usage("E-MOQ", what, "choose another address with --moq-listen, or leave it out")
+        })?;
+        println!("MoQ for others: {}", url(bound, &identity));
+        let (to, copies) = mpsc::channel(QUEUE);
+        let relay = Relay { _listener: listener, exchange, clock, copies, channels: BTreeMap::new() };
+        Ok((Some(relay), Copies(Some(to))))
+    }
+
+    /// Until dropped. What is not here is asked from the publishers.
+    pub(crate) async fn run(mut self, publishers: Publishers) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = look.tick() => self.look(&publishers),
+                copy = self.copies.recv() => match copy {
+                    Some((rendition, toi, copy)) => self.take((rendition, toi), copy),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Offers what is on offer, and tells the hub what somebody watches here.
+    fn look(&mut self, publishers: &Publishers) {
+        let relayed = publishers.hub.relayed();
+        self.channels.retain(|_, r| relayed.contains(&r.what));
+        for what in relayed {
+            if self.channels.contains_key(&what.channel.name) {
+                continue;
+            }
+            let key = what.key.to_base64();
+            let tracks = Arc::new(ChannelTracks::new(&what.channel, &key, WINDOW_BYTES, self.clock.wall()));
+            let sessions = publishers.sessions.clone();
+            let source =
+                Arc::new(Local { tracks: tracks.clone(), sessions, publisher: what.publisher.clone() });
+            let offer = match self.exchange.offer(namespace(&what.channel.name), source) {
+                Ok(offer) => offer,
+                Err(e) => {
+                    tracing::warn!(channel = what.channel.name, "not served over MoQ: {e}");
+                    continue;
+                }
+            };
+            let (records, objects) = (Recent::new(RECORDS), Recent::new(OBJECTS));
+            let name = what.channel.name.clone();
+            self.channels.insert(name, Relaying { what, tracks, _offer: offer, records, objects });
+        }
+        for (channel, relaying) in &self.channels {
+            for rendition in relaying.tracks.watched() {
+                publishers.hub.watch(&RenditionKey::new(channel, rendition));
+            }
+        }
+    }
+
+    /// Publishes an object as soon as both are here, it and its record.
+    fn take(&mut self, key: (RenditionKey, Toi), copy: Copy) {
+        let Some(relaying) = self.channels.get_mut(&*key.0.channel) else { return };
+        match copy {
+            Copy::Record(record) => relaying.records.put(key.clone(), record),
+            Copy::Object(kind, payload) => relaying.objects.put(key.clone(), (kind, payload)),
+        }
+        let Some(record) = relaying.records.held.get(&key).cloned() else { return };
+        let Some((kind, payload)) = relaying.objects.take(&key) else { return };
+        relaying.tracks.publish(&key.0.rendition, key.1, kind, record, payload.to_bytes());
+    }
+}
+
+fn url(address: SocketAddr, identity: &Identity) -> String {
+    format!("moqt://{address}/#sha256={}", identity.fingerprint())
+}
+
+/// A channel's tracks, and behind them its publisher.
+struct Local {
+    tracks: Arc<ChannelTracks>,
+    sessions: Sessions,
+    publisher: Url,
+}
+
+impl Source for Local {
+    fn track<'a>(&'a self, name: &'a TrackName) -> Boxed<'a, Result<Arc<Track>, Refusal>> {
+        self.tracks.track(name)
+    }
+
+    fn fetch<'a>(&'a self, name: &'a TrackName, range: LocationRange) -> Boxed<'a, Result<Fetched, Refusal>> {
+        Box::pin(async move {
+            match self.tracks.fetch(name, range).await {
+                // Groups of the live tracks are numbered here and there on their own; TOIs are the same.
+                Err(refusal) if refusal.is_absence() && self.tracks.is_by_toi(name) => {
+                    count("moq_relay_upstream");
+                    let session = self.sessions.get(&self.publisher).await?;
+                    let fetching = session.fetch(name, range).await?;
+                    let end = fetching.end();
+                    let objects = fetching.collect(ANSWER_BYTES).await?;
+                    Ok(Fetched { end, end_of_track: false, objects })
+                }
+                answer => answer,
+            }
+        })
+    }
+}
