@@ -25,7 +25,7 @@ const GAP: u64 = 10_000;
 /// Starts that the cadence is taken from.
 const STARTS: usize = 9;
 /// Expected completion of an object that has stalled: far away.
-const STALLED: Duration = Duration::from_secs(60);
+pub const STALLED: Duration = Duration::from_secs(60);
 
 /// What is known of how a flow sends, for estimates.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -285,11 +285,15 @@ impl Hearing {
     }
 }
 
-/// When an object under assembly should be complete at the rate its symbols came in, repair symbols included.
+/// When an object under assembly should be complete at the rate its symbols came in, repair symbols included; far away if the
+/// repair symbols cannot make up for what was sent before the join.
 pub fn completion(now: Time, progress: &Progress, rate: &FlowRate) -> Time {
     let margin = Duration::from_millis(100);
     if progress.missing_symbols == 0 {
         return now + margin * 2; // being decoded
+    }
+    if progress.unheard_symbols.min(progress.missing_symbols) > repair_symbols(progress, rate) {
+        return now + STALLED;
     }
     let received = progress.source_symbols.saturating_sub(progress.missing_symbols);
     let heard_for = progress.last_symbol - progress.first_symbol;
@@ -309,6 +313,10 @@ pub fn completion(now: Time, progress: &Progress, rate: &FlowRate) -> Time {
     let tail = step.mul_f64(progress.source_symbols as f64 * repair);
     let rest = step.mul_f64(progress.missing_symbols as f64);
     (progress.last_symbol + rest + tail + margin).max(now + margin)
+}
+
+fn repair_symbols(progress: &Progress, rate: &FlowRate) -> u64 {
+    progress.source_symbols * u64::from(rate.repair_percent) / 100
 }
 
 /// Where segments stand relative to one another, from playlists that overlap.

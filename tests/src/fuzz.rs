@@ -164,8 +164,9 @@ fn check_edits(text: &str, edits: &[Edit]) {
 pub fn m3u8_rewrite(data: &[u8]) {
     let _ = hls::Playlist::parse(data, &base(), &[]);
     let Ok(text) = std::str::from_utf8(data) else { return };
-    for (trim_tail, strip_low_latency) in [(0, false), (0, true), (3, true)] {
-        let options = hls::RewriteOptions { trim_tail, strip_low_latency, imports: &[] };
+    for (trim_head, trim_tail, strip_low_latency) in [(0, 0, false), (0, 0, true), (0, 3, true), (2, 1, true)]
+    {
+        let options = hls::RewriteOptions { trim_head, trim_tail, strip_low_latency, imports: &[] };
         if let Ok(edits) = hls::rewrite(text, &base(), "/live/news/index", &channel_map(), options) {
             check_edits(text, &edits);
         }

@@ -102,6 +102,12 @@ fn split_zone(time: &str) -> Option<(&str, i64)> {
     (hours <= 14 && minutes <= 59).then_some((clock, sign * (hours * 3600 + minutes * 60)))
 }
 
+/// ISO 8601 date and time in UTC with milliseconds, written with `Z`. Not beyond the year 9999.
+pub(super) fn format_date_time_millis(unix_millis: u64) -> String {
+    let seconds = format_date_time(unix_millis / 1000);
+    format!("{}.{:03}Z", seconds.trim_end_matches("+00:00"), unix_millis % 1000)
+}
+
 /// ISO 8601 date and time in UTC, written with `+00:00` (MPEG-7 TimePoint knows no `Z`). Not beyond the year 9999.
 pub(crate) fn format_date_time(unix_seconds: u64) -> String {
     const LAST: u64 = 253_402_300_799;

@@ -169,6 +169,7 @@ impl RecvSession {
             last_symbol: object.last_symbol,
             source_symbols: object.source_symbols(),
             missing_symbols: object.missing_symbols(),
+            unheard_symbols: object.unheard_symbols(),
             length: object.length(),
         })
     }

@@ -38,8 +38,20 @@ fn progress(first: u64, last: u64, k: u64, missing: u64) -> Progress {
         last_symbol: ms(last),
         source_symbols: k,
         missing_symbols: missing,
+        unheard_symbols: 0,
         length: k * 1344,
     }
+}
+
+#[test]
+fn what_repair_symbols_cannot_make_up_for_is_far_away() {
+    // Joined when 60 of 200 source symbols had been sent; 100 have come since.
+    let joined_late = |unheard| Progress { unheard_symbols: unheard, ..progress(0, 500, 200, 100) };
+    assert!(completion(ms(500), &joined_late(60), &RATE) > ms(30_000));
+    assert!(completion(ms(500), &joined_late(30), &RATE) < ms(2000), "30 repair symbols will come");
+    // What was sent before the join has come another way since.
+    let fetched = Progress { missing_symbols: 20, ..joined_late(60) };
+    assert!(completion(ms(500), &fetched, &RATE) < ms(2000));
 }
 
 #[test]

@@ -24,6 +24,8 @@ use url::Url;
 
 /// With an old version at hand, the origin gets this long.
 const STALE_AFTER: Duration = Duration::from_secs(2);
+/// So long after the origin's version, multicast may still bring one from before it.
+const OVERLAP: Duration = Duration::from_secs(10);
 /// Between attempts at an origin that does not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -145,11 +147,12 @@ impl<'a> Search<'a> {
         loop {
             changes.mark_unchanged();
             let now = Instant::now();
-            let heard = self.front.library.manifest(&self.ask.url);
-            if let Some(state) = heard.as_ref().filter(|s| s.fresh) {
+            let heard = self.front.library.manifest(&self.ask.url).filter(|s| self.may_begin(s, now));
+            let newer = heard.as_ref().and_then(|state| self.newer_of_origin(state, now));
+            if let Some(state) = heard.as_ref().filter(|s| s.fresh && newer.is_none()) {
                 return (Found::Version(of_multicast(self.front, state)), waited);
             }
-            if let Some(kept) = self.front.memo.fresh(self.ask, now) {
+            if let Some(kept) = newer.or_else(|| self.front.memo.fresh(self.ask, now)) {
                 let status = headers::hit(Source::Unicast);
                 let age = now.duration_since(kept.at);
                 return (Found::Version(of_origin(self.front, self.ask, &kept.fetched, age, status)), waited);
@@ -178,6 +181,22 @@ impl<'a> Search<'a> {
             }
             waited = true;
         }
+    }
+
+    /// The origin's version, if a player that saw it would go back in time with what multicast brought: a channel that begins
+    /// by unicast is ahead of multicast for a moment.
+    fn newer_of_origin(&self, heard: &ManifestState, now: Instant) -> Option<Remembered> {
+        let kept = self.front.memo.any(self.ask).filter(|kept| now.duration_since(kept.at) < OVERLAP)?;
+        let origin = kept.fetched.payload.to_bytes();
+        let multicast = heard.stored.payload.to_bytes();
+        let newer = render::goes_beyond((&origin, &kept.fetched.head.final_url), (&multicast, &heard.base));
+        newer.then_some(kept)
+    }
+
+    /// Whether to show a player this version yet.
+    fn may_begin(&self, heard: &ManifestState, now: Instant) -> bool {
+        now >= self.deadline
+            || render::can_begin(self.front, self.ask, &heard.stored.payload.to_bytes(), &heard.base)
     }
 
     /// What to answer when the origin does not: an old version soon, an error late.

@@ -7,6 +7,7 @@ use crate::origin::flight::Fetched;
 use mahp_common::catalog::Channel;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -73,7 +74,7 @@ struct State {
     manifests: Bounded<ResourceKey, ()>,
     keys: Bounded<ResourceKey, ()>,
     variables: Bounded<ResourceKey, Variables>,
-    listed: Bounded<ResourceKey, u64>,
+    listed: Bounded<ResourceKey, RangeInclusive<u64>>,
     described: Bounded<String, Arc<Channel>>,
 }
 
@@ -181,17 +182,31 @@ impl Memo {
         self.lock().variables.entries.get(playlist).cloned()
     }
 
-    /// How many of the `trim` last segments of a live playlist may be kept back, if `last` is the sequence number of its last:
-    /// what was listed once must not disappear at the live edge (RFC 8216 section 6.2.1).
-    pub fn list(&self, playlist: &ResourceKey, last: u64, trim: usize) -> usize {
+    /// Which part of a live playlist to list: `all`, the sequence numbers of its segments, without the `trim` (head, tail) that
+    /// are not worth listing. What was listed once must not disappear at the live edge, and what was left out at the
+    /// beginning must not come back (RFC 8216 section 6.2.1). Returns how many to leave out at both ends.
+    pub fn list(
+        &self,
+        playlist: &ResourceKey,
+        all: RangeInclusive<u64>,
+        trim: (usize, usize),
+    ) -> (usize, usize) {
+        let (first, last) = all.into_inner();
         let mut state = self.lock();
-        let before = state.listed.entries.get(playlist).copied();
+        let before = state.listed.entries.get(playlist).cloned();
         // An older version of the list, or a new beginning, says nothing about what is new.
-        let fresh = before.map_or(u64::MAX, |b| last.saturating_sub(b));
-        let trim = if before.is_some_and(|b| last < b) { 0 } else { (trim as u64).min(fresh) };
-        let _ = state.listed.insert(playlist.clone(), last - trim);
-        // Not above the argument.
-        trim as usize
+        let before = before.map(RangeInclusive::into_inner);
+        let (head, tail) = match before {
+            Some((_, listed)) if last < listed => (0, 0),
+            Some((begun, listed)) => {
+                (begun.saturating_sub(first).max(trim.0 as u64), (trim.1 as u64).min(last - listed))
+            }
+            None => (trim.0 as u64, trim.1 as u64),
+        };
+        let head = head.min((last - first).saturating_sub(tail));
+        let _ = state.listed.insert(playlist.clone(), first + head..=last - tail);
+        // Neither is more than there are segments.
+        (head as usize, tail as usize)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,6 +5,7 @@ use super::Front;
 use super::ask::Ask;
 use super::routes::Form;
 use super::rungs;
+use crate::expect::STALLED;
 use crate::library::{Availability, ResourceKey};
 use bytes::Bytes;
 use mahp_common::Time;
@@ -150,20 +151,78 @@ fn hls_media(
     media: &Media,
     map: &dyn UrlMap,
 ) -> Result<Rendered, ManifestError> {
-    let segments: Vec<Named> = media
-        .segments
-        .iter()
-        .filter(|s| !s.gap)
-        .filter_map(|s| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last))))))
-        .collect();
+    let segments = named(media, base);
     teach(front, base, media, &segments);
-    let trim_tail = match media.segments.last().filter(|_| !media.endlist && front.is_ours(&ask.url)) {
-        Some(last) => front.memo.list(&ask.key, last.sequence, trim(front, &segments)),
-        None => 0,
+    let (trim_head, trim_tail) = match (media.segments.first(), media.segments.last()) {
+        (Some(first), Some(last)) if !media.endlist && front.is_ours(&ask.url) => {
+            let head = untold(front, media, &segments);
+            let tail = trim(front, segments.get(head..).unwrap_or_default());
+            let there = media.segments.iter().enumerate().filter(|(_, s)| !s.gap);
+            let head = there.map(|(index, _)| index).nth(head).unwrap_or(0);
+            front.memo.list(&ask.key, first.sequence..=last.sequence, (head, tail))
+        }
+        _ => (0, 0),
     };
-    let options = hls::RewriteOptions { trim_tail, strip_low_latency: true, imports };
+    let options = hls::RewriteOptions { trim_head, trim_tail, strip_low_latency: true, imports };
     let edits = hls::rewrite(text, base, &ask.served_path, map, options)?;
     Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live: !media.endlist })
+}
+
+/// The segments of a playlist that can be asked for.
+fn named(media: &Media, base: &Url) -> Vec<Named> {
+    let there = media.segments.iter().filter(|s| !s.gap);
+    there.filter_map(|s| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last)))))).collect()
+}
+
+/// Whether a player can begin with this playlist: without unicast, of a live one, not before the first of its segments is
+/// here or on its way.
+pub fn can_begin(front: &Front, ask: &Ask, body: &Bytes, base: &Url) -> bool {
+    if front.options.unicast {
+        return true;
+    }
+    let imports = front.memo.variables(&ask.key);
+    match Playlist::parse(body, base, imports.as_deref().unwrap_or_default()) {
+        Ok(Playlist::Media(media)) if !media.endlist && front.is_ours(&ask.url) => {
+            let segments = named(&media, base);
+            teach(front, base, &media, &segments);
+            segments.iter().any(|named| comes(front, named))
+        }
+        _ => true,
+    }
+}
+
+/// How many segments at the beginning only the origin could bring, where unicast is switched off: who joined late never
+/// heard them, and a player that begins with one of them would wait for it in vain.
+fn untold(front: &Front, media: &Media, segments: &[Named]) -> usize {
+    if front.options.unicast || media.playlist_type.is_some() {
+        return 0;
+    }
+    segments.iter().position(|named| comes(front, named)).unwrap_or(0)
+}
+
+/// Whether a live playlist goes on where another one ends.
+pub fn goes_beyond(this: (&Bytes, &Url), other: (&Bytes, &Url)) -> bool {
+    let span = |(body, base): (&Bytes, &Url)| match Playlist::parse(body, base, &[]) {
+        Ok(Playlist::Media(media)) => {
+            Some((media.segments.first()?.sequence, media.segments.last()?.sequence))
+        }
+        _ => None,
+    };
+    match (span(this), span(other)) {
+        (Some((first, last)), Some((_, end))) => last > end && first <= end,
+        _ => false,
+    }
+}
+
+/// Whether all of it is here or will be, as far as its symbols tell: one that was only described may have been half over when
+/// we joined.
+fn comes(front: &Front, (url, range): &Named) -> bool {
+    let now = front.clock.now();
+    match front.library.demand(url, *range) {
+        Availability::Here(_) => true,
+        Availability::Coming { expected_by, .. } => expected_by < now + STALLED / 2,
+        _ => false,
+    }
 }
 
 fn teach(front: &Front, base: &Url, media: &Media, segments: &[Named]) {
@@ -218,6 +277,7 @@ fn listing(available: &Availability, now: Time) -> Listing {
     match available {
         Availability::Here(_) => Listing::Here,
         Availability::Coming { expected_by, .. } if *expected_by <= now + SOON => Listing::Here,
+        Availability::Coming { expected_by, .. } if *expected_by >= now + STALLED / 2 => Listing::Absent,
         Availability::Coming { .. } | Availability::Expected { .. } => Listing::Coming,
         Availability::NotComing | Availability::Allowed | Availability::Forbidden => Listing::Absent,
     }

@@ -152,7 +152,15 @@ impl Hub {
 
 /// Of an object that its engine has completed a moment ago.
 fn landing(toi: Toi, at: Time) -> Progress {
-    Progress { toi, first_symbol: at, last_symbol: at, source_symbols: 1, missing_symbols: 0, length: 0 }
+    Progress {
+        toi,
+        first_symbol: at,
+        last_symbol: at,
+        source_symbols: 1,
+        missing_symbols: 0,
+        unheard_symbols: 0,
+        length: 0,
+    }
 }
 
 impl State {

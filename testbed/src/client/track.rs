@@ -106,11 +106,8 @@ pub(super) async fn fill(
     loop {
         let listing = listings.borrow_and_update().clone();
         let entry = match next {
-            // A probe measures what comes from now on.
-            None if shared.options.probe && !listing.ended => {
-                next = listing.entries.last().map(|e| e.number + 1);
-                None
-            }
+            // A probe measures what comes from now on: it begins with the newest.
+            None if shared.options.probe && !listing.ended => listing.entries.last().cloned(),
             None => listing.first().cloned(),
             Some(number) => listing.entries.iter().find(|e| e.number >= number).cloned(),
         };

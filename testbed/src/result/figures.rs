@@ -146,6 +146,7 @@ impl Ground<'_> {
         if time <= 0.0 { 0.0 } else { (player.report.played_ms as f64 / 1000.0 / time).min(1.0) }
     }
 
+    /// `None` if a receiver with a player never had one.
     fn first_segment(&self) -> Option<u64> {
         let mut longest = None;
         for (receiver, ready) in &self.collected.ready_ms {
@@ -153,8 +154,8 @@ impl Ground<'_> {
                 let good = p.report.segments.iter().filter(|s| s.track == 0 && s.verdict == Verdict::Same);
                 good.map(|s| p.report.started_ms + s.at_ms)
             });
-            if let Some(first) = segments.min() {
-                longest = longest.max(Some(first.saturating_sub(*ready)));
+            if self.behind().any(|p| &p.host == receiver) {
+                longest = longest.max(Some(segments.min()?.saturating_sub(*ready)));
             }
         }
         longest

@@ -1,5 +1,6 @@
 //! HLS playlists (RFC 8216 and its 2nd edition): a line-preserving reader with byte spans, and the rewriter.
 
+mod head;
 mod lines;
 mod parse;
 mod rewrite;
@@ -161,6 +162,10 @@ impl Playlist {
 /// What the receiver may do to a playlist, and what it needs to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RewriteOptions<'a> {
+    /// Leave out this many segments at the beginning, as if they had left a sliding window: what applies to later segments
+    /// stays (EXT-X-KEY, EXT-X-MAP), sequence numbers, the date and byte range offsets are carried on. At least one segment
+    /// stays. EVENT and complete playlists and delta updates are not trimmed.
+    pub trim_head: usize,
     /// Leave out this many segments at the live edge and everything after them, EXT-X-ENDLIST too. Tags about the playlist
     /// as a whole stay. Master playlists are not trimmed.
     pub trim_tail: usize,

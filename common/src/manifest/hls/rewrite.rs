@@ -1,6 +1,7 @@
 //! Finds the pieces of a playlist's text to change; writes nothing else.
 
 use super::RewriteOptions;
+use super::head::{Done, Head};
 use super::lines::{self, Kind, Line, SegmentSpans, Variables, attributes};
 use crate::manifest::url::{ReferenceRewriter, UrlMap};
 use crate::manifest::{Edit, Edits, ManifestError};
@@ -18,6 +19,7 @@ pub(super) fn rewrite(
     let references = ReferenceRewriter::new(base, served_path, map)?;
     let mut rewriter = Rewriter {
         cut_from: trim_from(text, options.trim_tail)?,
+        head: Head::of(text, base, options)?,
         options,
         at_origin: Variables::new(base, options.imports),
         at_player: Variables::new(references.served(), options.imports),
@@ -57,6 +59,7 @@ fn trim_from(text: &str, trim_tail: usize) -> Result<usize, ManifestError> {
 
 struct Rewriter<'a> {
     cut_from: usize,
+    head: Option<Head>,
     options: RewriteOptions<'a>,
     /// Variables as the origin means them, and as a player will read them: QUERYPARAM depends on the URL.
     at_origin: Variables<'a>,
@@ -71,6 +74,11 @@ impl Rewriter<'_> {
         let keep = matches!(kind, Kind::Tag(name, _) if lines::is_playlist_tag(name));
         if line.start >= self.cut_from && !keep {
             self.edits.remove(line.start, line.next);
+            return Ok(());
+        }
+        if let Some(head) = &mut self.head
+            && head.line(line, kind, &mut self.edits)? == Done::Yes
+        {
             return Ok(());
         }
         match kind {

@@ -308,6 +308,56 @@ fn the_live_edge_is_trimmed() {
 }
 
 #[test]
+fn the_beginning_is_trimmed() {
+    let trim =
+        |text: &str, trim_head| rewritten(text, RewriteOptions { trim_head, ..RewriteOptions::default() });
+    let text = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:7\n\
+        #EXT-X-PROGRAM-DATE-TIME:2026-11-22T15:42:01.678Z\n#EXT-X-KEY:METHOD=AES-128,URI=\"k\"\n\
+        #EXTINF:4,\n#EXT-X-BYTERANGE:10@5\na\n#EXT-X-DISCONTINUITY\n#EXTINF:4,\n#EXT-X-BYTERANGE:20\na\n\
+        #EXT-X-DISCONTINUITY\n#EXTINF:4,\n#EXT-X-BYTERANGE:30\na\n#EXTINF:4,\nb\n";
+    let expected = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:9\n#EXT-X-KEY:METHOD=AES-128,URI=\"k\"\n\
+        #EXT-X-DISCONTINUITY-SEQUENCE:1\n#EXT-X-PROGRAM-DATE-TIME:2026-11-22T15:42:09.678Z\n\
+        #EXT-X-DISCONTINUITY\n#EXTINF:4,\n#EXT-X-BYTERANGE:30@35\na\n#EXTINF:4,\nb\n";
+    assert_eq!(trim(text, 2), expected);
+    assert_eq!(trim(&text.replace("#EXT-X-MEDIA-SEQUENCE:7\n", ""), 99).matches("SEQUENCE:3\n").count(), 1);
+    for kept in ["#EXT-X-PLAYLIST-TYPE:EVENT\n", "#EXT-X-ENDLIST\n"] {
+        assert_eq!(trim(&format!("{text}{kept}"), 2), format!("{text}{kept}"));
+    }
+}
+
+/// What is left of a playlist is what its end was: the same segments with the same numbers, keys, maps, ranges and dates.
+#[test]
+fn the_beginning_of_the_corpus_is_trimmed() {
+    for (name, bytes) in testing::corpus("m3u8") {
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let Playlist::Media(before) = parse(text) else { continue };
+        let may = !before.endlist && before.playlist_type.is_none() && !text.contains("EXT-X-SKIP");
+        for trim_head in 0..4 {
+            let options = RewriteOptions { trim_head, ..RewriteOptions::default() };
+            let edits = rewrite(text, &testing::base(), SERVED, &OwnMap, options).unwrap();
+            let Playlist::Media(after) = parse(&apply(text, &edits)) else { panic!("{name}") };
+            let gone = if may { trim_head.min(before.segments.len().saturating_sub(1)) } else { 0 };
+            let facts = |s: &Segment| {
+                let map = s.map.as_ref().map(|m| m.range);
+                (s.sequence, s.duration, s.range, s.discontinuity, s.gap, map, s.keys.len())
+            };
+            // A written date has no less than a millisecond.
+            let dates = before.segments.iter().skip(gone).zip(&after.segments);
+            let mut dates = dates.map(|(b, a)| (b.program_date_time, a.program_date_time));
+            let same = |(b, a): (Option<u64>, Option<u64>)| match (b, a) {
+                (Some(b), Some(a)) => b.abs_diff(a) <= 1,
+                _ => a == b,
+            };
+            assert!(dates.all(same), "{name} {trim_head}");
+            let expected: Vec<_> = before.segments.iter().skip(gone).map(facts).collect();
+            assert_eq!(after.segments.iter().map(facts).collect::<Vec<_>>(), expected, "{name} {trim_head}");
+            let left = before.segments.iter().take(gone).filter(|s| s.discontinuity).count() as u64;
+            assert_eq!(after.discontinuity_sequence, before.discontinuity_sequence + left, "{name}");
+        }
+    }
+}
+
+#[test]
 fn low_latency_tags_are_cut() {
     let text = testing::text("low-latency.m3u8");
     let after = rewritten(&text, RewriteOptions { strip_low_latency: true, ..RewriteOptions::default() });
@@ -422,9 +472,9 @@ fn pieces() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..40).prop_map(|p| format!("#EXTM3U\n{}", p.concat()))
 }
 
-fn check_any(text: &str, trim_tail: usize, strip_low_latency: bool) {
+fn check_any(text: &str, (trim_head, trim_tail): (usize, usize), strip_low_latency: bool) {
     let imports = imports();
-    let options = RewriteOptions { trim_tail, strip_low_latency, imports: &imports };
+    let options = RewriteOptions { trim_head, trim_tail, strip_low_latency, imports: &imports };
     if let Ok(edits) = rewrite(text, &testing::base(), SERVED, &testing::map(), options) {
         let after = check_edits(text, &edits);
         assert!(Playlist::parse(after.as_bytes(), &testing::base(), &imports).is_ok());
@@ -435,11 +485,11 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Playlist::parse(&bytes, &Url::parse(BASE).unwrap(), &[]);
-        check_any(&String::from_utf8_lossy(&bytes), 1, true);
+        check_any(&String::from_utf8_lossy(&bytes), (1, 1), true);
     }
 
     #[test]
-    fn any_pieces_are_survived(text in pieces(), trim in 0usize..3, strip: bool) {
+    fn any_pieces_are_survived(text in pieces(), trim in (0usize..3, 0usize..3), strip: bool) {
         check_any(&text, trim, strip);
     }
 
@@ -447,7 +497,7 @@ proptest! {
     fn mutations_of_the_corpus_are_survived(
         which: proptest::sample::Index,
         cuts in proptest::collection::vec((any::<proptest::sample::Index>(), 0usize..4, "\\PC{0,3}|[\"\n,=#{$}:]"), 1..8),
-        trim in 0usize..3,
+        trim in (0usize..3, 0usize..3),
         strip: bool,
     ) {
         let corpus = testing::corpus("m3u8");

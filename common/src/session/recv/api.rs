@@ -227,6 +227,9 @@ pub struct Progress {
     pub source_symbols: u64,
     /// Symbols still needed (sum over blocks of K - usable symbols, not below 0).
     pub missing_symbols: u64,
+    /// Source symbols that were sent before the first that came by multicast: who joins in the middle of an object gets
+    /// them only if repair symbols make up for them.
+    pub unheard_symbols: u64,
     /// Length in bytes.
     pub length: u64,
 }

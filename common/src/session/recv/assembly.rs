@@ -127,6 +127,8 @@ pub(super) struct Assembly {
     pub(super) first_symbol: Option<Time>,
     /// Its first source symbol was the first to come.
     pub(super) from_start: bool,
+    /// The first source symbol, in the order of the object, that came by multicast.
+    earliest: Option<(Sbn, Esi)>,
     pub(super) last_symbol: Time,
     /// When the sender was heard to begin a later object.
     pub(super) superseded: Option<Time>,
@@ -170,6 +172,7 @@ impl Assembly {
             since: now,
             first_symbol: None,
             from_start: false,
+            earliest: None,
             last_symbol: now,
             superseded: None,
             source_received: 0,
@@ -194,6 +197,15 @@ impl Assembly {
 
     pub(super) const fn source_symbols(&self) -> u64 {
         self.cut.storage.symbols()
+    }
+
+    /// Source symbols before the first that came by multicast; all of them where only repair symbols did.
+    pub(super) fn unheard_symbols(&self) -> u64 {
+        match self.earliest {
+            Some((sbn, esi)) => self.cut.storage.index(PayloadId { sbn, esi }).unwrap_or(0),
+            None if self.repair_received > 0 => self.source_symbols(),
+            None => 0,
+        }
     }
 
     pub(super) const fn length(&self) -> u64 {
@@ -293,7 +305,13 @@ impl Assembly {
         }
         self.last_symbol = now;
         match (stored, path) {
-            (Stored::Source, Path::Multicast) => self.source_received += 1,
+            (Stored::Source, Path::Multicast) => {
+                self.source_received += 1;
+                let at = (place.sbn, place.esi);
+                if self.earliest.is_none_or(|earliest| at < earliest) {
+                    self.earliest = Some(at);
+                }
+            }
             (Stored::Repair, Path::Multicast) => self.repair_received += 1,
             (_, Path::Sender | Path::Origin | Path::Moq) => {
                 self.fetched += 1;

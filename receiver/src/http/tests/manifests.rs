@@ -9,6 +9,7 @@ use mahp_common::catalog::{Channel, Endpoint, Flow, Rendition, Role, WireProfile
 use mahp_common::ids::Tsi;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const MASTER: &str = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=800000\nv/low.m3u8\n\
                       #EXT-X-STREAM-INF:BANDWIDTH=4000000\nhttps://other.example/high.m3u8\n";
@@ -236,15 +237,51 @@ async fn what_was_listed_stays_listed() {
     let rig = Rig::with(Options { unicast: false, ..Options::default() });
     rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
     rig.library.multicast(&segment(15), &bytes(10));
-    assert_eq!(listed(&rig).await, 6);
+    assert_eq!(listed(&rig).await, 1, "what is before it cannot be had");
     // The store forgets, the list does not.
     rig.library.state.lock().unwrap().store.clear();
-    assert_eq!(listed(&rig).await, 6);
+    assert_eq!(listed(&rig).await, 1);
     rig.library.hear_manifest(MEDIA_URL, &media(12, 6), true);
-    assert_eq!(listed(&rig).await, 4, "16 and 17 are new, and nothing can bring them");
+    let seen = rig.get(MEDIA_PATH).await.text();
+    assert!(
+        seen.contains("15.ts") && !seen.contains("16.ts"),
+        "16 and 17 are new, and nothing can bring them"
+    );
+    assert!(seen.contains("#EXT-X-MEDIA-SEQUENCE:15\n"), "{seen}");
     // The channel begins anew.
     rig.library.hear_manifest(MEDIA_URL, &media(0, 3), true);
     assert_eq!(listed(&rig).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_late_and_by_multicast_alone_begins_with_what_is_on_its_way() {
+    let rig = Rig::with(Options { unicast: false, ..Options::default() });
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    let soon = Availability::Coming { expected_by: rig.at(2000), progress: 0.1 };
+    rig.later(300, move |library| {
+        library.forecast(&segment(15), soon);
+        library.bump();
+    });
+    let begun = Instant::now();
+    let seen = rig.get(MEDIA_PATH).await.text();
+    assert!(seen.contains("#EXT-X-MEDIA-SEQUENCE:15\n") && seen.contains("15.ts"), "{seen}");
+    assert!(!seen.contains("14.ts"), "{seen}");
+    assert_eq!(begun.elapsed(), Duration::from_millis(300), "nothing was listed before there was something");
+}
+
+#[tokio::test(start_paused = true)]
+async fn multicast_does_not_take_a_player_back_in_time() {
+    let rig = Rig::new();
+    rig.web.script(MEDIA_URL, [Script::body(&text(&media(11, 6)))]);
+    assert!(rig.get(MEDIA_PATH).await.text().contains("16.ts"));
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    assert!(rig.get(MEDIA_PATH).await.text().contains("16.ts"));
+    rig.library.hear_manifest(MEDIA_URL, &media(12, 6), true);
+    let seen = rig.get(MEDIA_PATH).await;
+    assert!(seen.text().contains("17.ts") && seen.header("cache-status").contains("multicast"));
+    // The channel begins anew: that is no step back.
+    rig.library.hear_manifest(MEDIA_URL, &media(0, 3), true);
+    assert!(rig.get(MEDIA_PATH).await.text().contains("2.ts"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,7 +290,7 @@ async fn segments_that_nothing_can_bring_are_not_listed() {
     rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
     rig.library.multicast("https://cdn.example/live/v/12.ts", &bytes(10));
     let seen = rig.get(MEDIA_PATH).await.text();
-    assert!(seen.contains("12.ts") && !seen.contains("13.ts"), "{seen}");
+    assert!(seen.contains("12.ts") && !seen.contains("13.ts") && !seen.contains("11.ts"), "{seen}");
     // Of a finished playlist everything is listed: a carousel will bring it.
     let vod = media(10, 6) + "#EXT-X-ENDLIST\n";
     rig.library.hear_manifest(MEDIA_URL, &vod, true);
