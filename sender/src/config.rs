@@ -129,7 +129,7 @@ pub struct ChannelSettings {
     /// Greatest repair share, however much loss receivers report, percent [default: 50, 0 without --repair]
     #[arg(long, env = "MAHP_SENDER_REPAIR_CEILING", value_name = "PERCENT")]
     pub repair_ceiling: Option<u32>,
-    /// Pacing rate as a multiple of bit rate and repair [default: 4]
+    /// Pacing rate as a multiple of bit rate and repair; less where `rate-limit` is reached [default: 6]
     #[arg(long, env = "MAHP_SENDER_HEADROOM", value_name = "FACTOR")]
     pub headroom: Option<f64>,
     /// Wire profile: mabr or flute-raptorq [default: mabr]
@@ -502,9 +502,9 @@ fn channel(
     }
     let (repair_floor, repair_ceiling) =
         repair_bounds(repair_percent, s.repair_floor, s.repair_ceiling, place)?;
-    let headroom = s.headroom.unwrap_or(4.0);
+    let headroom = s.headroom.unwrap_or(6.0);
     if !(1.0..=100.0).contains(&headroom) {
-        return Err(place.wrong("headroom", &headroom.to_string(), "use 1 to 100; 2 to 4 is usual"));
+        return Err(place.wrong("headroom", &headroom.to_string(), "use 1 to 100; 2 to 6 is usual"));
     }
     if let Some(rate) = s.vod_rate.filter(|r| r.0 < 64_000) {
         return Err(place.wrong("vod-rate", &format!("{} bit/s", rate.0), "use at least \"64 kbit/s\""));

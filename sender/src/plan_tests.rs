@@ -125,7 +125,7 @@ fn live_rates_have_headroom_and_a_floor() {
     let rates = rates(&plan);
     assert_eq!(rates[..2], [FLOOR_BPS, FLOOR_BPS]);
     let wire = 4_000_000.0 * 1.15 * OVERHEAD;
-    assert!((rates[2] as f64 / wire - 4.0).abs() < 0.01, "{rates:?}");
+    assert!((rates[2] as f64 / wire - 6.0).abs() < 0.01, "{rates:?}");
 }
 
 #[test]

@@ -169,7 +169,7 @@ const LEAD: Duration = Duration::from_millis(1200);
 /// The transmission is over this long after it should be.
 const MARGIN: Duration = Duration::from_millis(60);
 /// Repair symbols are spread over this time.
-const REPAIR_SPREAD: Duration = Duration::from_millis(200);
+const REPAIR_SPREAD: Duration = Duration::from_millis(100);
 /// Nothing came for this long: an object is not coming in.
 const SILENCE: Duration = Duration::from_millis(250);
 /// The same where a newer object has begun.

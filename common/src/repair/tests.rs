@@ -495,9 +495,42 @@ fn no_more_is_fetched_than_missing_and_two_symbols_of_each_block() {
     }
 }
 
+/// A segment that is lost with its announcements: one of a quarter of a megabyte, at 6 s.
+fn unheard(means: Means) -> World {
+    let mut world =
+        World::new(seed(8), 1, 4_600_000, Loss::Independent(0.0), Means { adaptive: false, ..means });
+    world.outage = Some((Time::from_millis(5900), Time::from_millis(6900)));
+    world.live(6, 250_000);
+    world.say(&format!("a segment of which nothing was heard, {means:?}"));
+    world.assert_ledger();
+    world
+}
+
+#[test]
+fn an_object_of_which_nothing_was_heard_is_learnt_of_from_the_next_and_recovered() {
+    let lost = Toi(1003);
+    let world = unheard(ALL);
+    assert!(world.viewers[0].announced[&lost] >= Time::from_secs(8), "by the announcement of the next one");
+    let (_, how) = world.viewers[0].complete[&lost];
+    assert_eq!((how.source_received, world.stalls()), (0, 0));
+
+    // Negative control: without recovery it is known of, and never whole.
+    let world = unheard(Means { reports: false, server: false, origin: false, adaptive: false });
+    assert!(world.viewers[0].announced.contains_key(&lost));
+    assert_eq!((world.viewers[0].complete.contains_key(&lost), world.stalls()), (false, 1));
+}
+
 /// 200 receivers of a channel of 1 Mbit/s, each losing one packet in a hundred, and all the same second of stream.
 fn crowd(means: Means) -> World {
+    sampled_crowd(means, 1.0)
+}
+
+/// The same, when the sender has told them to report with this probability.
+fn sampled_crowd(means: Means, probability: f64) -> World {
     let mut world = World::new(seed(77), 200, 4_600_000, Loss::Independent(0.01), means);
+    for viewer in &mut world.viewers {
+        viewer.planner.handle_input(PlanInput::Sample { probability });
+    }
     // The fourth segment begins at 6 s and takes half a second.
     world.outage = Some((Time::from_millis(5900), Time::from_millis(6900)));
     world.live(5, 250_000);
@@ -517,6 +550,16 @@ fn a_loss_common_to_200_receivers_costs_hardly_any_unicast() {
     assert!(unicast <= SECOND_BY_UNICAST / 20, "{unicast} bytes by unicast, {SECOND_BY_UNICAST} without us");
     assert!(world.requests.values().all(|n| *n <= 100), "requests per second: {:?}", world.requests);
     assert!(world.aggregator.stats().repairs >= 1);
+}
+
+#[test]
+fn a_tenth_of_the_reports_speaks_for_all() {
+    let (all, tenth) = (crowd(ALL), sampled_crowd(ALL, 0.1));
+    assert_eq!(tenth.stalls(), 0);
+    assert!(tenth.reports >= 1 && tenth.reports * 4 <= all.reports, "{} of {}", tenth.reports, all.reports);
+    assert!(tenth.aggregator.stats().repairs >= 1, "nothing was multicast");
+    let unicast = tenth.unicast_from(0);
+    assert!(unicast <= SECOND_BY_UNICAST / 20, "{unicast} bytes by unicast, {SECOND_BY_UNICAST} without us");
 }
 
 #[test]

@@ -53,7 +53,8 @@ pub struct SendConfig {
     pub fdt_lifetime: Duration,
     /// How many recent objects each FDT Instance lists, where they fit (see [`SendSession`]).
     pub fdt_window: usize,
-    /// Time over which the repair symbols of an object are spread, so that one outage cannot take them all.
+    /// Time over which the second half of an object's repair symbols is spread, so that one outage cannot take them all. The first
+    /// half follows the source symbols at once.
     pub repair_spread: Duration,
     /// Set the B flag on an object's last packet. Only where objects are never sent again.
     pub close_objects: bool,
@@ -77,7 +78,7 @@ impl SendConfig {
             key: None,
             fdt_lifetime: Duration::from_secs(120),
             fdt_window: 8,
-            repair_spread: Duration::from_millis(200),
+            repair_spread: Duration::from_millis(100),
             close_objects: false,
         }
     }
@@ -224,7 +225,8 @@ pub struct SendStats {
 /// The sending engine: one mutation, then drain [`SendSession::poll_output`] until it answers `Timeout`.
 ///
 /// An object leaves as: FDT Instance, source symbols (round robin over its blocks, so that a burst of lost packets spreads),
-/// FDT Instance again half-way when it is long, repair symbols spread over [`SendConfig::repair_spread`], FDT Instance again.
+/// FDT Instance again half-way when it is long, repair symbols (half at once, half spread over [`SendConfig::repair_spread`]), FDT
+/// Instance again.
 /// The next object's source symbols do not wait for the repair symbols of the one before.
 ///
 /// The same object again (same URL, range and digest) keeps its TOI and continues its repair symbols where the last

@@ -10,7 +10,7 @@ use mahp_common::Time;
 use std::time::Duration;
 
 /// Spans below this are not halved any more.
-const EXACT: Duration = Duration::from_millis(100);
+const EXACT: Duration = Duration::from_millis(50);
 /// Bounds of the time between two requests.
 const MIN: Duration = Duration::from_millis(100);
 /// Upper bound.
@@ -64,7 +64,7 @@ impl Cadence {
             return self.expected.max(asked + MIN);
         }
         // A little late is usual; an origin that stands still is asked at the pace of the RFC.
-        let pause = (self.target / 8 * 2u32.pow(self.misses.min(2))).max(MIN);
+        let pause = (self.target / 16 * 2u32.pow(self.misses.min(3))).max(MIN);
         self.misses += 1;
         asked + pause
     }

@@ -141,8 +141,8 @@ pub(super) struct Repairing {
 struct Release {
     next_at: Time,
     spread: Duration,
-    /// Between packets; known when all blocks are encoded.
-    interval: Option<Duration>,
+    /// How many packets are left when spreading begins, and the time between them; known when all blocks are encoded.
+    plan: Option<(usize, Duration)>,
 }
 
 impl Repairing {
@@ -167,7 +167,7 @@ impl Repairing {
     }
 
     pub(super) fn release(&mut self, now: Time, spread: Duration) {
-        self.released = Some(Release { next_at: now, spread, interval: None });
+        self.released = Some(Release { next_at: now, spread, plan: None });
     }
 
     /// When the next repair packet should leave; `None` while source symbols or encoders are not done, or nothing is left.
@@ -221,13 +221,15 @@ impl Repairing {
         Some((Sbn(*sbn), esi, symbol))
     }
 
+    /// The first half at once: it mends most losses, and receivers wait for it. The rest is spread.
     fn schedule(&mut self, packets: usize, now: Time) {
-        let total = self.left + packets;
+        let left = self.left;
         if let Some(release) = &mut self.released {
-            let each = release
-                .interval
-                .get_or_insert(release.spread / u32::try_from(total.max(1)).unwrap_or(u32::MAX));
-            release.next_at = release.next_at.max(now) + *each * u32::try_from(packets).unwrap_or(u32::MAX);
+            let half = (left + packets) / 2;
+            let each = || release.spread / u32::try_from(half.max(1)).unwrap_or(u32::MAX);
+            let (spread, each) = *release.plan.get_or_insert_with(|| (half, each()));
+            let packets = packets.min(spread.saturating_sub(left));
+            release.next_at = release.next_at.max(now) + each * u32::try_from(packets).unwrap_or(u32::MAX);
         }
     }
 }
