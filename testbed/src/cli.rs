@@ -150,6 +150,9 @@ struct CompareArgs {
     a: PathBuf,
     /// Another
     b: PathBuf,
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "compare.html")]
+    out: PathBuf,
 }
 
 /// Runs the program. Exit codes: 0 fine, 1 run-time error or failed check, 2 usage.
@@ -219,7 +222,7 @@ fn presentation(args: &OriginArgs) -> Presentation {
     let epoch = args.epoch_ms.map_or(ago, mahp_common::WallTime::from_unix_millis);
     let clip = match args.content {
         play::Content::Standard => Clip::standard(),
-        play::Content::Clip | play::Content::Folder => Clip::embedded(),
+        play::Content::Clip | play::Content::Folder | play::Content::Origin => Clip::embedded(),
     };
     Presentation::new(clip, epoch, args.vod.0)
 }

@@ -54,6 +54,11 @@ impl Output {
         lines.iter().find_map(|l| l.strip_prefix(prefix)).map(str::to_owned)
     }
 
+    fn newest(&self, marker: &str) -> Option<String> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().rev().find_map(|l| l.split_once(marker)).map(|(_, rest)| rest.to_owned())
+    }
+
     fn last(&self, count: usize) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let skip = lines.len().saturating_sub(count);
@@ -172,6 +177,11 @@ impl Child {
     /// What it said last.
     pub fn last_words(&self) -> String {
         self.output.last(20)
+    }
+
+    /// What stands behind `marker` in the newest of its last lines that has it.
+    pub fn newest(&self, marker: &str) -> Option<String> {
+        self.output.newest(marker)
     }
 
     /// Waits for an output line that starts with `prefix` and returns the rest of it.

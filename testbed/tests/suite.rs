@@ -55,9 +55,14 @@ fn the_short_suite_passes() {
 }
 
 fn compare(a: &Path, b: &Path) {
-    let output = testbed().arg("compare").args([a, b]).output().expect("the program starts");
+    let page = a.with_file_name("compare.html");
+    let output =
+        testbed().arg("compare").args([a, b]).arg("--out").arg(&page).output().expect("the program starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("clean") && said.contains("loss-20"), "{said}");
+    let page = std::fs::read_to_string(page).expect("a page");
+    let plots = ["clean: Delay of segments", "loss-20: Delay of segments"];
+    assert!(plots.iter().all(|p| page.contains(p)) && !page.contains("NaN"), "the page lacks plots");
 }
 
 #[test]

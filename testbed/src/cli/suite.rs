@@ -28,6 +28,7 @@ pub(super) fn run(name: &str, short: bool, how: &How) -> Result<bool, StartupErr
         verbose: how.verbose,
         progress: !how.verbose && std::io::IsTerminal::is_terminal(&std::io::stderr()),
     };
+    plan.scenario.check_mode(plan.namespaces)?;
     // Before the runtime starts threads.
     if plan.namespaces {
         ns::enter_own()?;
@@ -148,6 +149,9 @@ fn command(name: &str, short: bool, how: &How, out: &std::path::Path) -> anyhow:
 pub(super) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let (a, b) = (result::compare::load(&args.a)?, result::compare::load(&args.b)?);
     print!("{}", result::compare::compare(&a, &b));
+    let page = result::compare::page(&a, &b);
+    std::fs::write(&args.out, page).with_context(|| format!("cannot write {}", args.out.display()))?;
+    println!("page: {}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -50,7 +50,7 @@ pub struct Options {
     pub truth: Option<Truth>,
     /// When a segment became available at the origin.
     pub available: Option<Available>,
-    /// Fetch each segment as soon as it is listed, look for new ones ten times a second: a measuring instrument, no player.
+    /// Fetch each segment as soon as it is listed, look for new ones twenty times a second: a measuring instrument, no player.
     pub probe: bool,
 }
 

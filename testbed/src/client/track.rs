@@ -15,7 +15,7 @@ use url::Url;
 /// Shortest pause between two loads of a playlist.
 const RELOAD_MIN: Duration = Duration::from_millis(250);
 /// How often a probe looks.
-const PROBE: Duration = Duration::from_millis(100);
+const PROBE: Duration = Duration::from_millis(50);
 
 /// Keeps the listing of an HLS track current until its playlist ends.
 ///

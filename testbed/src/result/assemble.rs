@@ -2,8 +2,8 @@
 
 use super::figures::Ground;
 use super::{Collected, Happened, Leg, Report, SCHEMA, Span, Watched, verdict};
-use crate::run::{LOOPBACK_LIMITS, Plan};
-use crate::scenario::{Action, Impair, Scenario};
+use crate::run::{LOOPBACK_LIMITS, Plan, external};
+use crate::scenario::{Action, Impair, PlayerKind, Scenario};
 
 /// What a run left.
 #[derive(Debug)]
@@ -38,7 +38,11 @@ pub fn assemble(parts: Parts<'_>) -> Report {
         viewers: scenario.receivers.count + scenario.receivers.light,
         grace_s: scenario.pass.unicast_only_during_outage_plus.map_or(0.0, |g| g.0.as_secs_f64()),
     };
-    let figures = ground.figures();
+    let mut figures = ground.figures();
+    if !parts.plan.namespaces {
+        // Nothing counts packets by their destination there.
+        figures.egress_share = None;
+    }
     let ledgers = ground.ledgers();
     let errors: Vec<String> = parts.players.iter().filter_map(error).collect();
     let criteria = verdict::all(&scenario.pass, &figures, &ledgers, parts.emulator_lost, &errors);
@@ -52,10 +56,7 @@ pub fn assemble(parts: Parts<'_>) -> Report {
         seed: scenario.seed,
         duration_s: scenario.duration.0.as_secs_f64(),
         mode: if parts.plan.namespaces { "namespaces" } else { "loopback" }.into(),
-        limits: match parts.plan.namespaces {
-            true => Vec::new(),
-            false => LOOPBACK_LIMITS.map(str::to_owned).to_vec(),
-        },
+        limits: limits(parts.plan),
         started_ms: parts.started_ms,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         passed: criteria.iter().all(verdict::Criterion::good),
@@ -74,8 +75,28 @@ pub fn assemble(parts: Parts<'_>) -> Report {
     }
 }
 
+/// What this mode, and this machine, cannot show.
+fn limits(plan: &Plan) -> Vec<String> {
+    let mut out = match plan.namespaces {
+        true => Vec::new(),
+        false => LOOPBACK_LIMITS.map(str::to_owned).to_vec(),
+    };
+    let programs = plan.scenario.player.iter().filter_map(|p| external::program(p.kind));
+    let absent = programs.filter(|p| !external::installed(p));
+    out.extend(absent.map(|p| format!("how {p} plays: it is not installed here")));
+    out.dedup();
+    out
+}
+
 fn error(player: &Watched) -> Option<String> {
-    player.report.error.as_ref().map(|e| format!("{}: {e}", player.name))
+    let name = &player.name;
+    match &player.report.error {
+        Some(error) => Some(format!("{name}: {error}")),
+        None if player.kind == PlayerKind::BuiltIn && player.report.startup_ms.is_none() => {
+            Some(format!("{name}: it showed nothing"))
+        }
+        None => None,
+    }
 }
 
 /// Impairments that begin or end within the run, and what events take away.
@@ -103,7 +124,8 @@ fn spans(scenario: &Scenario, events: &[Happened]) -> Vec<Span> {
             Action::Restart => from + 0.2,
             _ => back.map_or(end, |b| b as f64 / 1000.0),
         };
-        let outage = matches!(event.action, Action::Kill | Action::Restart) && event.host == "sender";
+        let dies = matches!(event.action, Action::Kill | Action::Restart) && event.host == "sender";
+        let outage = dies && !scenario.sender.standby;
         out.push(Span { what: format!("{} {what}", event.host), from, until, outage });
     }
     out

@@ -119,7 +119,7 @@ impl Ground<'_> {
     }
 
     fn of_players(&self, f: &mut Figures) {
-        for player in self.viewers_behind() {
+        for player in self.behind().filter(|p| p.kind != PlayerKind::Probe) {
             f.stalls += player.report.stalls.len() as u64;
             f.stalled_ms += player.report.stalls.iter().map(|s| s.lasted_ms).sum::<u64>();
         }
@@ -192,7 +192,7 @@ impl Ground<'_> {
         let series = &self.collected.series;
         let to_receivers =
             |host: &str| series.last(&format!("{host}/to_receivers_bytes")).unwrap_or_default();
-        f.egress_bytes = (to_receivers("origin") + to_receivers("sender")) as u64;
+        f.egress_bytes = ["origin", "sender", "standby"].map(to_receivers).iter().sum::<f64>() as u64;
         // What one viewer gets, times all of them.
         let players = self.viewers_behind().map(|p| p.report.bytes()).max().unwrap_or(0);
         let cost = players as f64 * self.viewers as f64;

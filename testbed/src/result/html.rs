@@ -13,17 +13,23 @@ figcaption{font-weight:600}figcaption span{font-weight:400;color:#666;margin-lef
 svg text{font:11px system-ui,sans-serif;fill:#555}svg text.s{fill:#8a5a1a}svg .g{stroke:#e4e4e4}svg .a{stroke:#888}\
 .legend{margin:.1em 0 0 64px;color:#444;font-size:.88em}.legend i{display:inline-block;width:.9em;height:.9em;margin-right:.35em;vertical-align:-1px}\
 .legend span{margin-right:1em}table{border-collapse:collapse;width:100%;font-size:.93em}td,th{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #e4e4e4;vertical-align:top}\
-td.n{text-align:right;font-variant-numeric:tabular-nums}.good{color:#006a4d}.bad{color:#b3261e;font-weight:600}\
+td.n{text-align:right;font-variant-numeric:tabular-nums}td.differs{background:#fff6e5}.good{color:#006a4d}.bad{color:#b3261e;font-weight:600}\
 .verdict{display:inline-block;padding:.15em .8em;border-radius:.4em;color:#fff}.verdict.good{background:#00775a;color:#fff}.verdict.bad{background:#b3261e;color:#fff}\
 p.note{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:.85em}";
 
+/// Up to the body, which is open. `title`: escaped.
+pub(super) fn head(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{title}</title><style>{STYLE}</style></head><body>\n"
+    )
+}
+
 /// The page.
 pub(super) fn page(report: &Report) -> String {
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n",
-        title = escape(&format!("{}: {}", report.name, report.title))
-    );
+    let title = escape(&format!("{}: {}", report.name, report.title));
+    let mut out = head(&title);
+    let _ = writeln!(out, "<h1>{title}</h1>");
     let (class, word) = if report.passed { ("good", "passed") } else { ("bad", "failed") };
     let _ = writeln!(
         out,

@@ -66,6 +66,13 @@ impl Plot {
         self.lines.iter().all(|l| l.points.is_empty())
     }
 
+    /// How high its axis must reach.
+    pub(super) fn highest(&self) -> f64 {
+        let layers = if self.stacked { stack(&self.lines) } else { Vec::new() };
+        let tops = if self.stacked { &layers } else { &self.lines };
+        tops.iter().flat_map(|l| &l.points).map(|p| p.1).fold(self.at_least, f64::max)
+    }
+
     /// The SVG element with a heading and a legend.
     pub(super) fn svg(&self) -> String {
         let mut out = format!(
@@ -118,8 +125,7 @@ impl Plot {
         let bound = |f: fn(f64, f64) -> f64| points().map(|p| p.0).reduce(f);
         let found = (bound(f64::min).unwrap_or(0.0), bound(f64::max).unwrap_or(1.0));
         let (from, to) = self.range.unwrap_or(found);
-        let highest = points().map(|p| p.1).fold(self.at_least, f64::max);
-        let scale = Scale { x: (from, to.max(from + 1e-6)), y: self.top(highest) };
+        let scale = Scale { x: (from, to.max(from + 1e-6)), y: self.top(self.highest()) };
         self.shade(out, &scale);
         self.axes(out, &scale);
         if self.stacked {

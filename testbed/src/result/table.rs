@@ -22,7 +22,7 @@ pub(super) const ROWS: [Row; 20] = [
     ("first intact segment after start", |f| f.first_segment_ms.map(millis)),
     ("first picture", |f| f.startup_ms.map(millis)),
     ("first picture beside the origin", |f| f.startup_direct_ms.map(millis)),
-    ("unicast to receivers, on the wire", |f| Some(megabytes(f.egress_bytes))),
+    ("unicast to receivers, on the wire", |f| f.egress_share.map(|_| megabytes(f.egress_bytes))),
     ("of what unicast viewers would cost", |f| f.egress_share.map(percent)),
     ("most requests to the origin in a second", |f| Some(f.peak_requests.to_string())),
     ("multicast bytes beyond the media", |f| f.wire_overhead.map(percent)),

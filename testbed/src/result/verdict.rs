@@ -130,6 +130,7 @@ fn judge(pass: &Pass, f: &Figures) -> Vec<Criterion> {
     judge.share_at_least("played", share(pass.played), f.played_share);
     judge.share_at_least("intact", share(pass.intact), f.intact_without_unicast);
     judge.share_at_most("unicast", share(pass.unicast), f.unicast_share);
+    judge.share_at_most("unicast-late", share(pass.unicast_late), f.unicast_share_late);
     judge.share_at_least("unicast-at-least", share(pass.unicast_at_least), f.unicast_share);
     judge.at_most("last-byte", millis(pass.last_byte), f.last_byte_p95_ms, " ms");
     judge.at_most("first-segment", millis(pass.first_segment), f.first_segment_ms, " ms");

@@ -41,6 +41,7 @@ impl Collector {
             match host.name.as_str() {
                 "origin" => self.origin(&body),
                 "sender" => self.sender(&body),
+                "standby" => {}
                 "crowd" => self.crowd(&body),
                 name => self.receiver(name, &body),
             }
@@ -76,7 +77,7 @@ impl Collector {
         }
         // What unicast costs origin and sender: only what goes to receivers and viewers, not what the sender itself pulls.
         let switch = lan.emulator().switch();
-        for from in ["origin", "sender"] {
+        for from in ["origin", "sender", "standby"] {
             let Some(leg) = lan.host(from).map(|h| h.leg) else { continue };
             let to = lan.hosts().iter().filter(|h| h.name.starts_with("receiver-") || h.name == "crowd");
             let bytes: u64 = to.map(|h| switch.between(leg, h.leg).bytes).sum();

@@ -2,6 +2,7 @@
 
 mod agent;
 mod collect;
+pub mod external;
 pub mod leftovers;
 pub mod play;
 mod players;
@@ -106,6 +107,7 @@ impl<'a> Stage<'a> {
             if sampled.elapsed() >= Duration::from_secs(1) {
                 sampled += Duration::from_secs(1);
                 collector.sample(&self.lan, &mut self.programs).await;
+                players.look().await;
                 self.progress(at, &collector);
             }
             self.programs.check()?;

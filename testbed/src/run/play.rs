@@ -4,9 +4,11 @@ use crate::client::{self, Available, Choice, Options, Truth};
 use crate::clip::Clip;
 use crate::presentation::Presentation;
 use anyhow::Context;
+use bytes::Bytes;
 use clap::Args;
 use mahp_common::WallTime;
 use mahp_runtime::config::Span;
+use mahp_runtime::fetch::{Fetcher, Request};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ pub enum Content {
     Clip,
     /// Files of a folder.
     Folder,
+    /// Whatever the origin answers (`--original`).
+    Origin,
 }
 
 impl Content {
@@ -32,6 +36,7 @@ impl Content {
             Content::Standard => "standard",
             Content::Clip => "clip",
             Content::Folder => "folder",
+            Content::Origin => "origin",
         }
     }
 }
@@ -50,9 +55,12 @@ pub struct PlayArgs {
     /// What the bytes must be
     #[arg(long, value_name = "CONTENT", default_value = "standard")]
     pub content: Content,
-    /// Folder of the origin's files
+    /// Folder of the origin's files that belong to the manifest
     #[arg(long, value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
+    /// The manifest at the origin: what a URL below the folder of `manifest` must be is asked there, below the folder of this one
+    #[arg(long, value_name = "URL")]
+    pub original: Option<Url>,
     /// When live segment 0 began, Unix milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub epoch_ms: u64,
@@ -98,8 +106,20 @@ fn knowledge(args: &PlayArgs) -> (Truth, Option<Available>) {
         Content::Standard => Clip::standard(),
         Content::Clip => Clip::embedded(),
         Content::Folder => {
-            let folder = args.folder.clone().unwrap_or_default();
-            return (Arc::new(move |url: &Url| file_of(&folder, url)), None);
+            let (folder, same) =
+                (args.folder.clone().unwrap_or_default(), args.folder.clone().unwrap_or_default());
+            // What was there before has been available for no matter how long.
+            let now = mahp_runtime::clock::Clock::new().wall();
+            let available: Available =
+                Arc::new(move |url: &Url| written(&path_of(&same, url)?).filter(|at| *at >= now));
+            let truth: Truth =
+                Arc::new(move |url: &Url| std::fs::read(path_of(&folder, url)?).ok().map(Bytes::from));
+            return (truth, Some(available));
+        }
+        Content::Origin => {
+            let (served, original) = (args.manifest.clone(), args.original.clone());
+            let fetcher = Fetcher::new("mahp-testbed-judge/0.1");
+            return (Arc::new(move |url: &Url| ask(&fetcher, &served, original.as_ref()?, url)), None);
         }
     };
     let presentation = Presentation::new(clip, WallTime::from_unix_millis(args.epoch_ms), Duration::ZERO);
@@ -109,8 +129,37 @@ fn knowledge(args: &PlayArgs) -> (Truth, Option<Available>) {
 }
 
 /// The file that a URL behind any prefix stands for: the longest end of its path that exists.
-fn file_of(folder: &Path, url: &Url) -> Option<bytes::Bytes> {
+fn path_of(folder: &Path, url: &Url) -> Option<PathBuf> {
     let parts: Vec<&str> = url.path().split('/').filter(|p| !p.is_empty() && !p.starts_with('.')).collect();
-    let found = (0..parts.len()).map(|n| folder.join(parts[n..].join("/"))).find(|p| p.is_file())?;
-    std::fs::read(found).ok().map(bytes::Bytes::from)
+    (0..parts.len()).map(|n| folder.join(parts[n..].join("/"))).find(|p| p.is_file())
+}
+
+/// When a file became what it is.
+fn written(file: &Path) -> Option<WallTime> {
+    let modified = file.metadata().ok()?.modified().ok()?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(WallTime::from_unix_millis(u64::try_from(since.as_millis()).ok()?))
+}
+
+/// What the origin has for a URL of the receiver: the same path below the folder of its own manifest.
+fn ask(fetcher: &Fetcher, served: &Url, original: &Url, url: &Url) -> Option<Bytes> {
+    let relative = served.make_relative(url)?;
+    let there = original.join(&relative).ok()?;
+    let request = async { fetcher.get(&there, Request::default()).await.ok().map(|answer| answer.body) };
+    // A measuring player may wait here: what it measures has been measured before it compares.
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(request))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_a_receiver_lead_to_the_origin() {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        let served = url("http://127.0.0.1:7790/live/tv/master.m3u8");
+        let relative = served.make_relative(&url("http://127.0.0.1:7790/live/tv/hi/7.m4s?a=1"));
+        let there = relative.and_then(|r| url("http://origin/x/y/main.m3u8").join(&r).ok());
+        assert_eq!(there, Some(url("http://origin/x/y/hi/7.m4s?a=1")));
+    }
 }

@@ -1,8 +1,8 @@
 //! Who watches: players as processes on receivers' hosts, or beside the origin.
 
 use super::Plan;
+use super::external::{self, External};
 use super::programs::Programs;
-use crate::client;
 use crate::net::Lan;
 use crate::process::{Child, Launch};
 use crate::result::Watched;
@@ -10,7 +10,7 @@ use crate::scenario::{Player, PlayerKind, Scenario};
 use anyhow::Context;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long after the end a player may take to finish.
 const FINISH: Duration = Duration::from_secs(25);
@@ -22,8 +22,18 @@ struct Entry {
     host: String,
     channel: String,
     report: PathBuf,
-    child: Option<Child>,
+    running: Option<Running>,
     started: bool,
+}
+
+/// A player that runs, or has run.
+struct Running {
+    child: Child,
+    since: Instant,
+    started_ms: u64,
+    length: Duration,
+    /// One that is not ours.
+    external: Option<External>,
 }
 
 /// All players.
@@ -32,9 +42,11 @@ pub(super) struct Players {
 }
 
 impl Players {
+    /// Those that can run here.
     pub(super) fn new(scenario: &Scenario) -> Players {
         let mut entries = Vec::new();
-        for spec in &scenario.player {
+        let here = |p: &&Player| external::program(p.kind).is_none_or(external::installed);
+        for spec in scenario.player.iter().filter(here) {
             let hosts = match spec.on.as_str() {
                 "origin" => vec!["direct".to_owned()],
                 on => scenario.matching(on),
@@ -55,7 +67,7 @@ impl Players {
                     report: PathBuf::new(),
                     spec: spec.clone(),
                     host,
-                    child: None,
+                    running: None,
                     started: false,
                 });
             }
@@ -85,31 +97,58 @@ impl Players {
                 plan.scenario.duration.0.saturating_sub(Duration::from_millis(at.max(0).unsigned_abs()));
             let length = entry.spec.length.map_or(rest, |l| l.0.min(rest));
             entry.report = programs.folder().join(format!("{}.json", entry.name));
-            let launch = entry.launch(programs, length, epoch_ms)?;
+            let external = match external::program(entry.spec.kind) {
+                Some(_) => Some(External::new(entry.spec.kind, programs.folder().join(&entry.name))?),
+                None => None,
+            };
+            let launch = entry.launch(programs, external.as_ref(), length, epoch_ms)?;
             let host = lan.host(&entry.host).context("a player without a host")?;
-            entry.child = Some(programs.launch(host, &launch)?);
+            entry.running = Some(Running {
+                child: programs.launch(host, &launch)?,
+                since: Instant::now(),
+                started_ms: mahp_runtime::clock::Clock::new().wall().unix_millis(),
+                length,
+                external,
+            });
         }
         Ok(())
+    }
+
+    /// How far those are that are not ours. Once a second.
+    pub(super) async fn look(&mut self) {
+        for running in self.entries.iter_mut().filter_map(|e| e.running.as_mut()) {
+            let at = u64::try_from(running.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Some(external) = &mut running.external {
+                external.look(at, &mut running.child).await;
+            }
+        }
     }
 
     /// Waits for all and reads what they report.
     pub(super) async fn finish(self, programs: &Programs) -> anyhow::Result<Vec<Watched>> {
         let mut out = Vec::new();
         for mut entry in self.entries {
-            let Some(mut child) = entry.child.take() else { continue };
-            let ended = tokio::time::timeout(FINISH, child.finish()).await;
-            let said = child.last_words();
-            let report = match entry.spec.kind {
-                PlayerKind::BuiltIn | PlayerKind::Probe => {
+            let Some(Running { mut child, started_ms, length, external, .. }) = entry.running.take() else {
+                continue;
+            };
+            let report = match external {
+                Some(external) => {
+                    let report = external.report(started_ms, length, &child.last_words());
+                    // They play until they are ended; ffmpeg may take its time after SIGTERM.
+                    child.kill().await;
+                    report
+                }
+                None => {
+                    let ended = tokio::time::timeout(FINISH, child.finish()).await;
+                    let said = child.last_words();
+                    if ended.is_err() {
+                        child.kill().await;
+                    }
                     let text = std::fs::read(&entry.report)
                         .with_context(|| format!("{} left no report:\n{said}", entry.name))?;
                     serde_json::from_slice(&text)?
                 }
-                kind => external(kind, ended == Ok(true), &said),
             };
-            if ended.is_err() {
-                child.kill().await;
-            }
             let manifest = programs.manifest(&entry.host, &entry.channel).unwrap_or_default();
             out.push(Watched { name: entry.name, kind: entry.spec.kind, host: entry.host, manifest, report });
         }
@@ -118,82 +157,41 @@ impl Players {
 }
 
 impl Entry {
-    fn launch(&self, programs: &Programs, length: Duration, epoch_ms: u64) -> anyhow::Result<Launch> {
+    fn launch(
+        &self,
+        programs: &Programs,
+        external: Option<&External>,
+        length: Duration,
+        epoch_ms: u64,
+    ) -> anyhow::Result<Launch> {
         let manifest = programs
             .manifest(&self.host, &self.channel)
             .with_context(|| format!("no channel {}", self.channel))?;
         let own = |text: &str| OsString::from(text);
-        let (program, args) = match self.spec.kind {
-            PlayerKind::BuiltIn | PlayerKind::Probe => {
-                let mut args = vec![
-                    own(&manifest),
-                    own("--for"),
-                    format!("{}ms", length.as_millis()).into(),
-                    own("--json"),
-                    self.report.clone().into(),
-                    own("--content"),
-                    own(programs.content().as_str()),
-                    own("--epoch-ms"),
-                    epoch_ms.to_string().into(),
-                ];
-                if let Some(folder) = programs.content_folder() {
-                    args.extend([own("--folder"), folder.into()]);
-                }
-                args.extend(self.spec.lowest.then(|| own("--lowest")));
-                args.extend((self.spec.kind == PlayerKind::Probe).then(|| own("--probe")));
-                return Ok(Launch { name: self.name.clone(), ..Launch::own("play", args) });
-            }
-            PlayerKind::Ffmpeg => ("ffmpeg", ffmpeg(&manifest, length)),
-            PlayerKind::Vlc => ("cvlc", vlc(&manifest, length)),
-            PlayerKind::Chromium => ("chromium", chromium(&manifest, programs)),
-        };
-        Ok(Launch {
-            name: self.name.clone(),
-            program: Some(program.into()),
-            args,
-            namespace: None,
-            log: None,
-            verbose: false,
-        })
-    }
-}
-
-/// Decodes everything; errors of the decoder are its exit status (`-xerror`).
-fn ffmpeg(manifest: &str, length: Duration) -> Vec<OsString> {
-    let seconds = length.saturating_sub(Duration::from_secs(2)).as_secs_f64().to_string();
-    let args = ["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror", "-re", "-i", manifest, "-t"];
-    let mut out: Vec<OsString> = args.iter().map(OsString::from).collect();
-    out.extend([seconds.into(), "-f".into(), "null".into(), "-".into()]);
-    out
-}
-
-fn vlc(manifest: &str, length: Duration) -> Vec<OsString> {
-    let seconds = length.saturating_sub(Duration::from_secs(2)).as_secs();
-    let stop = format!("--run-time={seconds}");
-    ["--intf=dummy", "--vout=dummy", "--aout=dummy", "--play-and-exit", &stop, manifest, "vlc://quit"]
-        .iter()
-        .map(OsString::from)
-        .collect()
-}
-
-/// The receiver's page, which plays by itself; headless Chromium ends when its virtual time is over.
-fn chromium(manifest: &str, programs: &Programs) -> Vec<OsString> {
-    let page = manifest.split("/live/").next().unwrap_or(manifest);
-    let profile = programs.folder().join("chromium");
-    let mut out: Vec<OsString> =
-        ["--headless", "--no-sandbox", "--disable-gpu", "--mute-audio"].iter().map(OsString::from).collect();
-    out.push(format!("--user-data-dir={}", profile.display()).into());
-    out.extend(["--autoplay-policy=no-user-gesture-required".into(), page.into()]);
-    out
-}
-
-/// What is known of a player that is not ours: whether it ended well, and what it said.
-fn external(kind: PlayerKind, good: bool, said: &str) -> client::Report {
-    // Chromium plays until it is ended.
-    let good = good || kind == PlayerKind::Chromium;
-    client::Report {
-        format: "external".into(),
-        error: (!good).then(|| format!("it ended with an error:\n{said}")),
-        ..client::Report::default()
+        if let Some(external) = external {
+            let (program, args) = external.command(&manifest, length)?;
+            let (name, program) = (self.name.clone(), Some(program.into()));
+            return Ok(Launch { name, program, args, namespace: None, log: None, verbose: false });
+        }
+        let mut args = vec![
+            own(&manifest),
+            own("--for"),
+            format!("{}ms", length.as_millis()).into(),
+            own("--json"),
+            self.report.clone().into(),
+            own("--content"),
+            own(programs.content().as_str()),
+            own("--epoch-ms"),
+            epoch_ms.to_string().into(),
+        ];
+        if let Some(folder) = programs.channel_folder(&self.channel) {
+            args.extend([own("--folder"), folder.into()]);
+        }
+        if let Some(url) = programs.original(&self.channel) {
+            args.extend([own("--original"), url.into()]);
+        }
+        args.extend(self.spec.lowest.then(|| own("--lowest")));
+        args.extend((self.spec.kind == PlayerKind::Probe).then(|| own("--probe")));
+        Ok(Launch { name: self.name.clone(), ..Launch::own("play", args) })
     }
 }

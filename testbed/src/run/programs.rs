@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 const CROWD: &str = "crowd.json";
 /// A start takes a second or two; a loaded machine more.
 const START: Duration = Duration::from_secs(40);
+/// Name of the encoder of the test pattern, and of its folder.
+const PATTERN: &str = "pattern";
+/// Segments of the test pattern before anybody asks for them.
+const PATTERN_WINDOW: usize = 3;
 
 /// All programs by host.
 pub(super) struct Programs {
@@ -89,8 +93,18 @@ impl Programs {
 
     /// Starts everything in order and waits until it is ready.
     pub(super) async fn start(&mut self, lan: &Lan) -> anyhow::Result<()> {
-        self.start_one(lan, "origin").await?;
+        match self.settings.scenario.origin.content {
+            Content::Url => {}
+            Content::Pattern => {
+                self.start_pattern().await?;
+                self.start_one(lan, "origin").await?;
+            }
+            Content::Standard | Content::Clip | Content::Folder => self.start_one(lan, "origin").await?,
+        }
         self.start_one(lan, "sender").await?;
+        if self.settings.scenario.sender.standby {
+            self.start_one(lan, "standby").await?;
+        }
         if self.settings.scenario.receivers.light > 0 {
             self.start_one(lan, "crowd").await?;
         }
@@ -117,6 +131,36 @@ impl Programs {
         Ok(SessionDescription::open(&bytes, None, now)?.0)
     }
 
+    /// ffmpeg, making a live channel into the origin's folder; waits until players find a window of segments.
+    async fn start_pattern(&mut self) -> anyhow::Result<()> {
+        let folder = self.folder.path().join(PATTERN);
+        let live = folder.join("live");
+        std::fs::create_dir_all(&live).with_context(|| format!("cannot make {}", live.display()))?;
+        let launch = Launch {
+            name: PATTERN.into(),
+            program: Some("ffmpeg".into()),
+            args: pattern(&live),
+            namespace: None,
+            log: Some(self.settings.logs.join("pattern.log")),
+            verbose: self.settings.verbose,
+        };
+        let child = Child::start(&launch).context("content = \"pattern\" needs ffmpeg on the PATH")?;
+        if let Some(pid) = child.id() {
+            self.folder.note_child(pid);
+        }
+        self.running.insert(PATTERN.into(), child);
+        let end = Instant::now() + START;
+        let listed = || std::fs::read_to_string(live.join("video.m3u8")).unwrap_or_default();
+        while listed().matches("#EXTINF").count() < PATTERN_WINDOW || !live.join("master.m3u8").is_file() {
+            self.check()?;
+            if Instant::now() > end {
+                bail!("ffmpeg made no test pattern within {START:?}:\n{}", self.child(PATTERN)?.last_words());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
     /// Starts a program and waits until it is ready.
     pub(super) async fn start_one(&mut self, lan: &Lan, name: &str) -> anyhow::Result<()> {
         self.spawn(lan, name)?;
@@ -131,7 +175,7 @@ impl Programs {
         let host = lan.host(name).with_context(|| format!("no host {name}"))?;
         let launch = match name {
             "origin" => self.origin(host),
-            "sender" => self.sender(host)?,
+            "sender" | "standby" => self.sender(host)?,
             "crowd" => self.crowd()?,
             name if name.starts_with("receiver-") => self.receiver(host)?,
             name => bail!("nothing runs on {name}"),
@@ -172,6 +216,7 @@ impl Programs {
                 let session = self.child(name)?.says("receive: mahp-receiver ", START).await?;
                 self.session = Some(session);
             }
+            "standby" => _ = self.child(name)?.says("receive: mahp-receiver ", START).await?,
             "crowd" => _ = self.child(name)?.says("crowd: ", START).await?,
             _ => {
                 let end = Instant::now() + START;
@@ -222,8 +267,8 @@ impl Programs {
     /// Stops everything, players' side first.
     pub(super) async fn stop(&mut self) {
         let order = |name: &str| match name {
-            "origin" => 2,
-            "sender" => 1,
+            "origin" | PATTERN => 2,
+            "sender" | "standby" => 1,
             _ => 0,
         };
         let mut running: Vec<(String, Child)> = std::mem::take(&mut self.running).into_iter().collect();
@@ -259,6 +304,9 @@ impl Programs {
     }
 
     fn origin_url(&self, path: &str) -> Option<String> {
+        if let Some(url) = &self.settings.scenario.origin.url {
+            return Some(format!("{}{path}", url.trim_end_matches('/')));
+        }
         let place = self.place("origin")?;
         Some(format!("http://{}:{}{path}", place.address, place.ports[0]))
     }
@@ -298,15 +346,29 @@ impl Programs {
         match origin.content {
             Content::Standard => PlayContent::Standard,
             Content::Clip => PlayContent::Clip,
-            Content::Folder | Content::Pattern | Content::Url => PlayContent::Folder,
+            Content::Folder | Content::Pattern => PlayContent::Folder,
+            Content::Url => PlayContent::Origin,
         }
     }
 
+    /// The manifest of a channel at an origin of which only its URL is known.
+    pub(super) fn original(&self, channel: &str) -> Option<String> {
+        self.settings.scenario.origin.url.as_ref()?;
+        self.manifest("direct", channel)
+    }
+
+    /// Folder of what the manifest of a channel refers to, where the origin has files.
+    pub(super) fn channel_folder(&self, channel: &str) -> Option<PathBuf> {
+        let channel = self.settings.scenario.channel.iter().find(|c| c.name == channel)?;
+        let (path, _) = channel.manifest.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
+        Some(self.content_folder()?.join(path))
+    }
+
     /// Folder of the origin's files.
-    pub(super) fn content_folder(&self) -> Option<PathBuf> {
+    fn content_folder(&self) -> Option<PathBuf> {
         match self.settings.scenario.origin.content {
             Content::Folder => self.settings.scenario.origin.folder.clone(),
-            Content::Pattern => Some(self.folder.path().join("pattern")),
+            Content::Pattern => Some(self.folder.path().join(PATTERN)),
             Content::Standard | Content::Clip | Content::Url => None,
         }
     }
@@ -347,14 +409,18 @@ impl Programs {
         file.sender.http = Some((host.address, host.ports[0]).into());
         file.sender.admin = Some((Ipv4Addr::LOCALHOST, host.ports[1]).into());
         file.sender.key_file = Some(self.folder.path().join("sender.key"));
+        if s.sender.standby {
+            let other = self.place(if host.name == "sender" { "standby" } else { "sender" });
+            file.sender.standby_source = other.map(|other| vec![other.address.into()]);
+        }
         for channel in &s.channel {
             let mut settings = channel.settings.clone();
             settings.url = self.origin_url(&channel.manifest);
             settings.channel_name = Some(channel.name.clone());
             file.channel.push(settings);
         }
-        let config = self.folder.write("sender.toml", &toml::to_string(&file)?)?;
-        Ok(self.program("sender", "sender", vec!["--config".into(), config.into()]))
+        let config = self.folder.write(&format!("{}.toml", host.name), &toml::to_string(&file)?)?;
+        Ok(self.program("sender", &host.name, vec!["--config".into(), config.into()]))
     }
 
     fn receiver(&self, host: &Host) -> anyhow::Result<Launch> {
@@ -402,4 +468,20 @@ impl Programs {
             None => Launch { name: name.into(), ..Launch::own(kind, args) },
         }
     }
+}
+
+/// A live channel of 640 by 360 pixels and a tone, at about 1 Mbit/s; every segment stays, to compare with.
+fn pattern(live: &Path) -> Vec<OsString> {
+    let text = "-hide_banner -nostdin -loglevel warning -re -f lavfi -i testsrc2=size=640x360:rate=25 \
+        -re -f lavfi -i sine=frequency=440:beep_factor=4:sample_rate=48000 \
+        -c:v libx264 -preset superfast -tune zerolatency -pix_fmt yuv420p -b:v 900k -maxrate 900k -bufsize 900k -g 50 -keyint_min 50 \
+        -sc_threshold 0 -c:a aac -b:a 96k -f hls -hls_time 2 -hls_list_size 8 -hls_segment_type fmp4 \
+        -hls_flags independent_segments+temp_file -master_pl_name master.m3u8 -hls_fmp4_init_filename init.mp4";
+    let mut args: Vec<OsString> = text.split_whitespace().map(OsString::from).collect();
+    args.extend([
+        "-hls_segment_filename".into(),
+        live.join("video-%d.m4s").into(),
+        live.join("video.m3u8").into(),
+    ]);
+    args
 }

@@ -30,6 +30,7 @@ pub fn all() -> &'static [Builtin] {
         "outage",
         "origin-gone",
         "sender-killed",
+        "standby",
         "receiver-killed",
         "late-join",
         "vod-join",
@@ -41,7 +42,10 @@ pub fn all() -> &'static [Builtin] {
         "crowd",
         "startup",
         "ipv6",
+        "pattern",
+        "players",
         "no-fec",
+        "no-repair",
         "no-unicast",
     ]
 }

@@ -113,6 +113,11 @@ fn origin(s: &Scenario) -> Checked {
             wrong("folder", &format!("{} is not a folder", f.display()), "paths count from where you stand")
         }
         (Content::Url, _, None) => wrong("content", "no URL is given", "add url = \"http://…\""),
+        (Content::Url, _, Some(url)) if !url.starts_with("http://") && !url.starts_with("https://") => wrong(
+            "url",
+            &format!("`{url}` is not a URL of a web server"),
+            "url = \"http://host:port\", without the manifest's path",
+        ),
         (Content::Folder, ..) | (Content::Url, ..) => Ok(()),
         (_, Some(_), _) => wrong("folder", "is for content = \"folder\" only", "leave it out"),
         (_, _, Some(_)) => wrong("url", "is for content = \"url\" only", "leave it out"),

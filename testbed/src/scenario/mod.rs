@@ -86,9 +86,9 @@ pub enum Content {
     Clip,
     /// Files of a folder.
     Folder,
-    /// A test pattern that ffmpeg makes during the run.
+    /// A test pattern that ffmpeg makes during the run: live HLS, one rendition.
     Pattern,
-    /// Another web server; only without namespaces.
+    /// Another web server; only without namespaces, which lead nowhere.
     Url,
 }
 
@@ -137,6 +137,9 @@ pub struct Sender {
     /// Keys of `[defaults]` of its configuration.
     #[serde(default)]
     pub defaults: mahp_sender::config::ChannelSettings,
+    /// A second sender of the same channels with the same key, on host `standby`.
+    #[serde(default)]
+    pub standby: bool,
 }
 
 /// The receivers.
@@ -342,7 +345,7 @@ pub enum PlayerKind {
     Ffmpeg,
     /// VLC, decoding.
     Vlc,
-    /// The receiver's own page in headless Chromium.
+    /// Chromium's own HLS player in a headless browser, decoding.
     Chromium,
 }
 
@@ -421,6 +424,8 @@ pub struct Pass {
     pub intact: Option<Share>,
     /// Most media bytes by unicast (repair and whole segments), of the bytes served, after start-up.
     pub unicast: Option<Share>,
+    /// The same as `unicast` in the last third of the run: after the sender has adapted its share of repair symbols.
+    pub unicast_late: Option<Share>,
     /// Least media bytes by unicast: what a negative control or an outage must show.
     pub unicast_at_least: Option<Share>,
     /// Longest time from a segment's availability at the origin to its last byte at a probe, 95th percentile.
@@ -507,9 +512,31 @@ impl Scenario {
         self.event.iter_mut().for_each(|e| scale(&mut e.at));
     }
 
+    /// Whether it can run in network namespaces, or without.
+    ///
+    /// # Errors
+    /// `E-SCENARIO`: its origin is a web server outside; two senders need two addresses.
+    pub fn check_mode(&self, namespaces: bool) -> Result<(), StartupError> {
+        let wrong = |message, hint| Err(StartupError::usage("E-SCENARIO", message, hint));
+        if namespaces && self.origin.content == Content::Url {
+            return wrong(
+                "content = \"url\": from the network namespaces of a run nothing outside can be reached",
+                "add --no-namespaces, or bring the files: content = \"folder\"",
+            );
+        }
+        if !namespaces && self.sender.standby {
+            return wrong(
+                "standby = true: on the loopback interface both senders would have the same address",
+                "run it without --no-namespaces",
+            );
+        }
+        Ok(())
+    }
+
     /// Names of all hosts, in the order of their legs.
     pub fn hosts(&self) -> Vec<String> {
         let mut out: Vec<String> = vec!["origin".into(), "sender".into()];
+        out.extend(self.sender.standby.then(|| "standby".into()));
         out.extend(self.receiver_names());
         if self.receivers.light > 0 {
             out.push("crowd".into());

@@ -37,6 +37,10 @@ fn errors_name_file_line_and_remedy() {
             vec!["bad.toml:5", "150%"],
         ),
         ("title = \"t\"\nduration = \"5s\"\n[origin]\ncontent = \"folder\"\n", vec!["bad.toml:4", "folder"]),
+        (
+            "title = \"t\"\nduration = \"5s\"\n[origin]\ncontent = \"url\"\nurl = \"ftp://host\"\n",
+            vec!["bad.toml:5", "ftp://host", "http://"],
+        ),
         ("title = \"t\"\nduration = \"500ms\"\n", vec!["bad.toml:2", "20s"]),
         (
             "title = \"t\"\nduration = \"9s\"\n[[event]]\nat = \"3s\"\ndo = \"kill\"\nto = \"sendr\"\n",
@@ -71,4 +75,19 @@ fn models_are_links_that_what_is_given_changes() {
     assert!(matches!(plain.loss, LossModel::Bursts(..)) && plain.delay.as_millis() == 15);
     let other = parse("leg = \"receivers\"\nmodel = \"wifi-lossy\"\nloss = \"1%\"\ndelay = \"99ms\"");
     assert!(matches!(other.loss, LossModel::Independent(_)) && other.delay.as_millis() == 99);
+}
+
+#[test]
+fn a_mode_that_cannot_run_a_scenario_is_refused() {
+    for (rest, namespaces, remedy) in [
+        ("[origin]\ncontent = \"url\"\nurl = \"http://127.0.0.1:8000\"\n", true, "add --no-namespaces"),
+        ("[sender]\nstandby = true\n", false, "without --no-namespaces"),
+    ] {
+        let text = format!("title = \"t\"\nduration = \"5s\"\n{rest}");
+        let scenario = Scenario::parse("t.toml", &text).expect("a good scenario");
+        assert!(scenario.check_mode(!namespaces).is_ok());
+        let error = scenario.check_mode(namespaces).expect_err("it cannot run");
+        assert_eq!(error.exit, 2);
+        assert!(error.to_string().contains(remedy), "{error}");
+    }
 }
