@@ -254,7 +254,11 @@ impl Recovery {
             }
             Action::OriginRanges | Action::OriginWhole => {
                 let whole = *action == Action::OriginWhole;
-                let Some(flight) = self.origin(wanted, whole) else { return false };
+                let part = if whole { None } else { self.origin(wanted, false) };
+                // Where losses are scattered over the object, ranges would be most of it.
+                let lacks = || !self.hub.missing_ranges(&wanted.rendition, wanted.lack.toi, 0).is_empty();
+                let flight = part.or_else(|| if whole || lacks() { self.origin(wanted, true) } else { None });
+                let Some(flight) = flight else { return false };
                 self.running.spawn(async move {
                     let outcome = match flight.ended().await {
                         End::Stored(_) | End::Repaired => Outcome::Fed,
