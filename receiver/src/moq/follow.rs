@@ -149,7 +149,7 @@ impl One {
     }
 
     async fn check_catalog(&self) -> Result<(), String> {
-        let Followed { rendition, publisher, flow, key, .. } = &self.what;
+        let Followed { rendition, publisher, .. } = &self.what;
         let session = self.publishers.sessions.get(publisher).await.map_err(|e| e.to_string())?;
         let track = TrackName::new(namespace(&rendition.channel), catalog::TRACK);
         let fetch = async {
@@ -158,16 +158,7 @@ impl One {
         };
         let got = tokio::time::timeout(CATALOG_TIME, fetch).await.map_err(|_| "no catalog in time")?;
         let got = got.map_err(|e: PlaneError| format!("catalog: {e}"))?;
-        let catalog = got.last().map(|object| Catalog::parse(&object.payload)).ok_or("no catalog")?;
-        let catalog = catalog.map_err(|e| e.to_string())?;
-        let flows = catalog.flows().map_err(|e| e.to_string())?;
-        if catalog.multicast.map(|binding| binding.sig_key) != key.map(|key| key.to_base64()) {
-            return Err("its catalog names another key than the session description".into());
-        }
-        match flows.get(&*rendition.rendition) {
-            Some(there) if there == flow => Ok(()),
-            _ => Err("its catalog names another multicast flow than the session description".into()),
-        }
+        agrees(&got.last().ok_or("no catalog")?.payload, &self.what)
     }
 
     /// Reads a track into `to`, through any number of sessions.
@@ -241,11 +232,56 @@ impl One {
     }
 }
 
+/// Whether a catalog says of a rendition what the session description does.
+fn agrees(catalog: &[u8], what: &Followed) -> Result<(), String> {
+    let catalog = Catalog::parse(catalog).map_err(|e| e.to_string())?;
+    let flows = catalog.flows().map_err(|e| e.to_string())?;
+    if catalog.multicast.map(|binding| binding.sig_key) != what.key.map(|key| key.to_base64()) {
+        return Err("its catalog names another key than the session description".into());
+    }
+    match flows.get(&*what.rendition.rendition) {
+        Some(there) if *there == what.flow => Ok(()),
+        _ => Err("its catalog names another multicast flow than the session description".into()),
+    }
+}
+
 /// The next object; none: no more of them.
 async fn hear(ears: &mut Option<Ears>) -> Option<Object> {
     let Some(Ears { objects, until, .. }) = ears else { return std::future::pending().await };
     match *until {
         Some(at) => tokio::time::timeout_at(at, objects.recv()).await.ok().flatten(),
         None => objects.recv().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use mahp_common::auth::SigningKey;
+
+    #[test]
+    fn a_catalog_that_contradicts_the_description_is_refused() {
+        let mut channel = testing::channel("tv", "http://origin.example/master.m3u8");
+        channel.renditions.push(testing::rendition("high"));
+        let rendition = &channel.renditions[0];
+        let key = SigningKey::from_seed(&[1; 32]).verifying_key();
+        let what = Followed {
+            rendition: RenditionKey::new(&channel.name, &rendition.id),
+            publisher: url::Url::parse("moqt://127.0.0.1:1/").expect("a URL"),
+            flow: rendition.flow.clone(),
+            key: Some(key),
+            silent: false,
+        };
+        let catalog = |channel: &_, key: &str| Catalog::of(channel, key, 1).to_json();
+        assert_eq!(agrees(&catalog(&channel, &key.to_base64()), &what), Ok(()));
+        let other = SigningKey::from_seed(&[2; 32]).verifying_key();
+        assert!(agrees(&catalog(&channel, &other.to_base64()), &what).is_err_and(|e| e.contains("key")));
+        let mut moved = channel.clone();
+        moved.renditions[0].flow.endpoint.port += 2;
+        assert!(agrees(&catalog(&moved, &key.to_base64()), &what).is_err_and(|e| e.contains("flow")));
+        moved.renditions.clear();
+        assert!(agrees(&catalog(&moved, &key.to_base64()), &what).is_err(), "a rendition less");
+        assert!(agrees(b"{", &what).is_err());
     }
 }
