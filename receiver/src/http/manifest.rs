@@ -148,8 +148,9 @@ impl<'a> Search<'a> {
             changes.mark_unchanged();
             let now = Instant::now();
             let heard = self.front.library.manifest(&self.ask.url).filter(|s| self.may_begin(s, now));
-            let newer = heard.as_ref().and_then(|state| self.newer_of_origin(state, now));
-            if let Some(state) = heard.as_ref().filter(|s| s.fresh && newer.is_none()) {
+            let fresh = heard.as_ref().filter(|s| s.fresh);
+            let newer = fresh.and_then(|state| self.newer_of_origin(state, now));
+            if let Some(state) = fresh.filter(|_| newer.is_none()) {
                 return (Found::Version(of_multicast(self.front, state)), waited);
             }
             if let Some(kept) = newer.or_else(|| self.front.memo.fresh(self.ask, now)) {

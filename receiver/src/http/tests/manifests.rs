@@ -276,9 +276,14 @@ async fn multicast_does_not_take_a_player_back_in_time() {
     assert!(rig.get(MEDIA_PATH).await.text().contains("16.ts"));
     rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
     assert!(rig.get(MEDIA_PATH).await.text().contains("16.ts"));
-    rig.library.hear_manifest(MEDIA_URL, &media(12, 6), true);
+    // Multicast falls silent: what the origin had then is not good for ever.
+    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), false);
+    rig.web.script(MEDIA_URL, [Script::body(&text(&media(13, 6)))]);
+    tokio::time::advance(Duration::from_millis(1500)).await;
+    assert!(rig.get(MEDIA_PATH).await.text().contains("18.ts"));
+    rig.library.hear_manifest(MEDIA_URL, &media(14, 6), true);
     let seen = rig.get(MEDIA_PATH).await;
-    assert!(seen.text().contains("17.ts") && seen.header("cache-status").contains("multicast"));
+    assert!(seen.text().contains("19.ts") && seen.header("cache-status").contains("multicast"));
     // The channel begins anew: that is no step back.
     rig.library.hear_manifest(MEDIA_URL, &media(0, 3), true);
     assert!(rig.get(MEDIA_PATH).await.text().contains("2.ts"));
