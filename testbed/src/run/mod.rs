@@ -43,6 +43,9 @@ pub struct Plan {
     pub progress: bool,
 }
 
+/// Length of the built-in content's segments.
+const SEGMENT_MS: u64 = 2000;
+
 /// What the loopback interface cannot show.
 pub const LOOPBACK_LIMITS: [&str; 4] = [
     "impairments of unicast and control traffic, and of single hosts: one link loses multicast for all receivers alike",
@@ -89,6 +92,10 @@ impl<'a> Stage<'a> {
         let mut script = script::Script::new(scenario);
         script.impair(i64::MIN, &self.lan);
         self.programs.start(&self.lan).await?;
+        // Zero is when a live segment becomes available, in every run: what is lost from when to when does not depend on the hour.
+        let warm_up = u64::try_from(scenario.warm_up.0.as_millis()).unwrap_or(0);
+        let phase = (self.clock.wall().unix_millis() + warm_up).saturating_sub(self.epoch_ms) % SEGMENT_MS;
+        tokio::time::sleep(Duration::from_millis(SEGMENT_MS - phase)).await;
         let zero = Instant::now() + scenario.warm_up.0;
         let started_ms = self.clock.wall().unix_millis();
         let mut collector = Collector::new(zero);
