@@ -175,8 +175,15 @@ fn live_in_every_player_and_on_the_receivers_page() -> anyhow::Result<()> {
         channel: rig.receiver.names()[at].into(),
         files: channels.work.join(channels.kinds[at].name()),
     };
-    // Chromium's own HLS is not among them: once its demuxer refused a live TS ("not in DTS sequence"), and why is not known yet.
-    let cases = [("hls", ts), ("hls", fmp4), ("dash", dash), ("shaka", dash), ("page", fmp4), ("page", dash)];
+    let cases = [
+        ("hls", ts),
+        ("hls", fmp4),
+        ("native", ts),
+        ("dash", dash),
+        ("shaka", dash),
+        ("page", fmp4),
+        ("page", dash),
+    ];
     let _alone = watch::alone();
     let all = watch::side_by_side(name, THROUGH, &cases.map(watched), || Ok(()))
         .inspect_err(|_| tools::say(&rig.tails()))?;
