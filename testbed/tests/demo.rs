@@ -3,9 +3,14 @@
 
 use std::process::{Command, Output};
 use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// One demo at a time: each has six programs, and several of them at once would show what too few processors do to players.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Runs `mahp-testbed demo --check` and returns what it printed.
 async fn check(args: &[&str]) -> Output {
+    let _alone = ALONE.lock().await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_mahp-testbed"));
     command.args(["demo", "--check", "--port", "0"]).args(args);
     let run = tokio::task::spawn_blocking(move || command.output());
@@ -48,6 +53,7 @@ async fn loss_beyond_repair_is_mended_by_unicast_but_does_not_pass() {
 
 #[tokio::test]
 async fn children_end_with_a_killed_demo() {
+    let _alone = ALONE.lock().await;
     let mut demo = Command::new(env!("CARGO_BIN_EXE_mahp-testbed"))
         .args(["demo", "--no-open", "--port", "0"])
         .stdout(std::process::Stdio::null())

@@ -468,8 +468,12 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// `cargo build` of all programs. A test of one package alone does not build those of others, and an old one would be tested.
+/// `cargo build` of all programs, unless `tests/run` has just done it. A test of one package alone does not build those of
+/// others, and an old one would be tested.
 fn build(profile_dir: &Path) -> anyhow::Result<()> {
+    if std::env::var_os("MAHP_PROGRAMS_BUILT").is_some() {
+        return Ok(());
+    }
     let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
     let lock = File::create(tools::work_dir().join("build.lock"))?;
     lock.lock()?;

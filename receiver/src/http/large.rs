@@ -110,6 +110,6 @@ impl Tee {
         meta.digest = Some(Digest::of(&bytes));
         self.range.first += len;
         self.blocks += 1;
-        self.front.library.put(meta, bytes);
+        self.front.multicast.put(meta, bytes);
     }
 }

@@ -50,9 +50,9 @@ pub struct Version {
 /// Whether this is a manifest as far as we know: named by the description, heard, or seen before. Else its content tells.
 pub fn is_known(front: &Front, ask: &Ask) -> bool {
     if let Some(channel) = &ask.channel {
-        front.memo.describe(channel, |url| front.library.key(url));
+        front.memo.describe(channel, |url| front.multicast.key(url));
     }
-    front.memo.is_manifest(&ask.key) || front.library.manifest(&ask.url).is_some()
+    front.memo.is_manifest(&ask.key) || front.multicast.manifest(&ask.url).is_some()
 }
 
 /// Answers a request for a manifest.
@@ -130,7 +130,7 @@ impl<'a> Search<'a> {
         Search {
             front,
             ask,
-            deadline: now + front.library.hold_budget(&ask.url).min(HOLD_MAX),
+            deadline: now + front.multicast.hold_budget(&ask.url).min(HOLD_MAX),
             patience: now + STALE_AFTER,
             not_before: now,
             flight: None,
@@ -142,12 +142,12 @@ impl<'a> Search<'a> {
 
     /// What was found, and whether it had to be waited for.
     async fn run(mut self) -> (Found, bool) {
-        let mut changes = self.front.library.changes();
+        let mut changes = self.front.multicast.changes();
         let mut waited = false;
         loop {
             changes.mark_unchanged();
             let now = Instant::now();
-            let heard = self.front.library.manifest(&self.ask.url).filter(|s| self.may_begin(s, now));
+            let heard = self.front.multicast.manifest(&self.ask.url).filter(|s| self.may_begin(s, now));
             let fresh = heard.as_ref().filter(|s| s.fresh);
             let newer = fresh.and_then(|state| self.newer_of_origin(state, now));
             if let Some(state) = fresh.filter(|_| newer.is_none()) {
@@ -232,7 +232,7 @@ impl<'a> Search<'a> {
     fn depart(&self) -> Result<Arc<Flight>, Box<Refusal>> {
         let available = match &self.ask.channel {
             Some(_) => Availability::NotComing,
-            None => self.front.library.demand(&self.ask.url, None),
+            None => self.front.multicast.demand(&self.ask.url, None),
         };
         if matches!(available, Availability::Forbidden) {
             return Err(Box::new(Refusal::origin_not_allowed(self.ask.host())));
@@ -273,7 +273,7 @@ impl<'a> Search<'a> {
             End::Refused(refused) => {
                 let may_come = self.ask.channel.is_some()
                     && matches!(
-                        self.front.library.demand(&self.ask.url, None),
+                        self.front.multicast.demand(&self.ask.url, None),
                         Availability::Coming { .. } | Availability::Expected { .. }
                     );
                 if !may_come {

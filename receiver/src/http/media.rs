@@ -117,7 +117,7 @@ struct Hunt<'a> {
 impl<'a> Hunt<'a> {
     fn new(front: &'a Arc<Front>, ask: &'a Ask) -> Hunt<'a> {
         let start = Instant::now();
-        let budget = front.library.hold_budget(&ask.url).min(HOLD_MAX);
+        let budget = front.multicast.hold_budget(&ask.url).min(HOLD_MAX);
         Hunt {
             front,
             ask,
@@ -148,11 +148,11 @@ impl<'a> Hunt<'a> {
     }
 
     async fn search(&mut self) -> Got {
-        let mut changes = self.front.library.changes();
+        let mut changes = self.front.multicast.changes();
         loop {
             changes.mark_unchanged();
             let now = Instant::now();
-            let available = self.front.library.demand(&self.ask.url, self.range);
+            let available = self.front.multicast.demand(&self.ask.url, self.range);
             match &available {
                 Availability::Here(pieces) if covers(pieces, self.range) => {
                     let same = pieces.iter().all(|p| self.ask.conditions.if_range_names(&p.meta));
@@ -247,7 +247,7 @@ impl<'a> Hunt<'a> {
         self.range = self.ask.conditions.bounds();
         let coming = matches!(available, Availability::Coming { .. });
         let plan = (coming && !self.repair_done)
-            .then(|| self.front.library.repair_plan(&self.ask.url, self.range))
+            .then(|| self.front.multicast.repair_plan(&self.ask.url, self.range))
             .flatten()
             .filter(|plan| repair::requests(plan).is_some());
         let why = match &plan {
@@ -363,7 +363,7 @@ impl Front {
     /// Which addresses a fetch of this URL may end at.
     pub(super) fn reach(&self, url: &Url, foreign: bool) -> Reach {
         let listed = self.options.allow_origins.listing(url) == Some(Listing::ByName);
-        let named = !foreign || listed || is_channel_host(&self.library.channels(), url);
+        let named = !foreign || listed || is_channel_host(&self.multicast.channels(), url);
         if named { Reach::Any } else { Reach::Public }
     }
 }

@@ -111,7 +111,7 @@ pub struct Ends {
 
 /// The HTTP half. One per process.
 pub struct Front {
-    library: Arc<dyn Library>,
+    multicast: Arc<dyn Library>,
     origins: Arc<Origins>,
     served: Arc<Served>,
     clock: Clock,
@@ -125,7 +125,7 @@ pub struct Front {
 impl Front {
     /// Puts it together. `extra`: the page.
     pub fn new(
-        library: Arc<dyn Library>,
+        multicast: Arc<dyn Library>,
         upstream: Arc<dyn Upstream>,
         served: Arc<Served>,
         clock: Clock,
@@ -135,14 +135,24 @@ impl Front {
         // A name of its own, so that receivers may be chained but not in a ring.
         let via = HeaderValue::try_from(format!("1.1 mahp-{:08x}", fastrand::u32(..)))
             .unwrap_or(HeaderValue::from_static("1.1 mahp"));
-        let origins = Origins::new(upstream, library.clone(), served.clone(), options.bounds, via.clone());
-        let (known, listed) = (library.clone(), options.allow_origins.clone());
+        let origins = Origins::new(upstream, multicast.clone(), served.clone(), options.bounds, via.clone());
+        let (known, listed) = (multicast.clone(), options.allow_origins.clone());
         let allow: Allow = Arc::new(move |url: &Url| {
             known.channel_of(url).is_some()
                 || listed.listing(url).is_some()
                 || access::is_channel_host(&known.channels(), url)
         });
-        Arc::new(Front { library, origins, served, clock, options, extra, memo: Memo::default(), allow, via })
+        Arc::new(Front {
+            multicast,
+            origins,
+            served,
+            clock,
+            options,
+            extra,
+            memo: Memo::default(),
+            allow,
+            via,
+        })
     }
 
     /// Downloads from origins: what one asks for, others may join.
@@ -176,7 +186,7 @@ impl Front {
             }
             Ok(Route::Redirect(to)) => ("live", small::redirect(&to)),
             Ok(Route::ChannelList) => {
-                ("list", small::channel_list(&self.library.channels(), &parts.headers, ends.local))
+                ("list", small::channel_list(&self.multicast.channels(), &parts.headers, ends.local))
             }
             Ok(Route::Time) => ("time", small::time(self.clock.wall())),
             Ok(Route::Origin { url, form, label }) => (label, self.origin(parts, ends, url, form).await),
@@ -205,7 +215,7 @@ impl Front {
                 "an origin of a channel must not be the receiver's own address",
             ));
         }
-        route(&parts.uri, &self.library.channels(), ends.local)
+        route(&parts.uri, &self.multicast.channels(), ends.local)
     }
 
     async fn page(&self, parts: &request::Parts, peer: SocketAddr) -> Response<Body> {
@@ -224,8 +234,8 @@ impl Front {
         form: Form,
     ) -> Response<Body> {
         let ask = Ask {
-            key: self.library.key(&url),
-            channel: self.library.channel_of(&url),
+            key: self.multicast.key(&url),
+            channel: self.multicast.channel_of(&url),
             conditions: Conditions::of(&parts.headers),
             credentials: Credentials::of(&parts.headers),
             served_path: parts.uri.path().to_owned(),
@@ -251,7 +261,7 @@ impl Front {
 
     /// Whether multicast or an operator stands for it.
     fn is_ours(&self, url: &Url) -> bool {
-        self.library.channel_of(url).is_some()
+        self.multicast.channel_of(url).is_some()
     }
 
     fn meter(&self, ask: &Ask, source: Source) -> Arc<dyn Meter> {

@@ -105,7 +105,7 @@ fn hls_master(
     master: &Master,
     map: &dyn UrlMap,
 ) -> Result<Rendered, ManifestError> {
-    let key = |uri: &str| base.join(uri).ok().map(|u| front.library.key(&u));
+    let key = |uri: &str| base.join(uri).ok().map(|u| front.multicast.key(&u));
     if !master.variables.is_empty() {
         let variants = master.variants.iter().map(|v| v.uri.as_str());
         let playlists = variants.chain(master.media.iter().map(|m| m.uri.as_str())).filter_map(key);
@@ -120,7 +120,7 @@ fn hls_master(
         let carried: Vec<ResourceKey> = channel
             .renditions
             .iter()
-            .filter_map(|r| Some(front.library.key(&Url::parse(r.playlist_url.as_deref()?).ok()?)))
+            .filter_map(|r| Some(front.multicast.key(&Url::parse(r.playlist_url.as_deref()?).ok()?)))
             .collect();
         let is_carried = |uri: &str| key(uri).is_some_and(|k| carried.contains(&k));
         edits = without(edits, rungs::spans_to_remove(text, master, is_carried));
@@ -218,7 +218,7 @@ pub fn goes_beyond(this: (&Bytes, &Url), other: (&Bytes, &Url)) -> bool {
 /// we joined.
 fn comes(front: &Front, (url, range): &Named) -> bool {
     let now = front.clock.now();
-    match front.library.demand(url, *range) {
+    match front.multicast.demand(url, *range) {
         Availability::Here(_) => true,
         Availability::Coming { expected_by, .. } => expected_by < now + STALLED / 2,
         _ => false,
@@ -227,11 +227,11 @@ fn comes(front: &Front, (url, range): &Named) -> bool {
 
 fn teach(front: &Front, base: &Url, media: &Media, segments: &[Named]) {
     let keys = media.segments.iter().flat_map(|s| s.keys.iter()).filter_map(|k| k.uri.as_deref());
-    let keys = keys.filter_map(|uri| base.join(uri).ok()).map(|u| front.library.key(&u));
+    let keys = keys.filter_map(|uri| base.join(uri).ok()).map(|u| front.multicast.key(&u));
     front.memo.remember_keys(keys);
     let mut urls: Vec<Url> = segments.iter().map(|(url, _)| url.clone()).collect();
     urls.dedup();
-    front.library.teach_playlist(&inits(media, base), &urls);
+    front.multicast.teach_playlist(&inits(media, base), &urls);
 }
 
 /// The initialization segments of a playlist.
@@ -249,7 +249,7 @@ fn trim(front: &Front, segments: &[Named]) -> usize {
     for (trimmed, (url, range)) in segments.iter().rev().enumerate() {
         let left = segments.len() - trimmed;
         let fetchable = front.options.unicast && front.origins.is_healthy(url);
-        match listing(&front.library.demand(url, *range), now) {
+        match listing(&front.multicast.demand(url, *range), now) {
             Listing::Here => return trimmed,
             Listing::Coming
                 if !front.options.low_latency && kept_back < KEPT_BACK_MAX && left > SEGMENTS_MIN =>

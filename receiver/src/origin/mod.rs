@@ -118,7 +118,7 @@ impl FlightKey {
 /// All origins.
 pub struct Origins {
     upstream: Arc<dyn Upstream>,
-    library: Arc<dyn Library>,
+    multicast: Arc<dyn Library>,
     served: Arc<Served>,
     bounds: Bounds,
     via: HeaderValue,
@@ -132,14 +132,14 @@ impl Origins {
     /// `via`: our name in the Via header of requests.
     pub fn new(
         upstream: Arc<dyn Upstream>,
-        library: Arc<dyn Library>,
+        multicast: Arc<dyn Library>,
         served: Arc<Served>,
         bounds: Bounds,
         via: HeaderValue,
     ) -> Arc<Origins> {
         Arc::new(Origins {
             upstream,
-            library,
+            multicast,
             served,
             bounds,
             via,
@@ -282,7 +282,7 @@ impl Origins {
         }
         meta.length = body.len() as u64;
         meta.digest = Some(digest(body.clone().into()).await);
-        End::Stored(self.library.put(meta, body))
+        End::Stored(self.multicast.put(meta, body))
     }
 
     fn failure(&self, url: &Url, error: &FetchError) -> End {

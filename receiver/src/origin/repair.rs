@@ -85,7 +85,7 @@ async fn piece(
     let (started, mut at) = (Instant::now(), first);
     while let Some(bytes) = answer.body.chunk().await? {
         origins.served.fetched(want.why, bytes.len() as u64);
-        origins.library.feed(&plan, at, &bytes);
+        origins.multicast.feed(&plan, at, &bytes);
         at += bytes.len() as u64;
     }
     origins.health().transferred(host(&want.url), Instant::now(), at - first, started.elapsed());

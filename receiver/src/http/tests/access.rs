@@ -11,7 +11,7 @@ use std::sync::Arc;
 fn listed(hosts: &[&str]) -> Rig {
     let rig = Rig::with(Options { allow_origins: HostList::new(hosts).unwrap(), ..Options::default() });
     let plain = hosts.iter().map(|h| h.trim_start_matches("*.").to_string());
-    rig.library.state.lock().unwrap().allowed.extend(plain);
+    rig.multicast.state.lock().unwrap().allowed.extend(plain);
     rig
 }
 
@@ -36,7 +36,7 @@ async fn unknown_hosts_are_refused_with_the_setting_to_change() {
 #[tokio::test(start_paused = true)]
 async fn listed_hosts_are_fetched_and_patterns_only_from_public_addresses() {
     let rig = listed(&["films.example", "*.wild.example"]);
-    rig.library.state.lock().unwrap().allowed.push("a.wild.example".into());
+    rig.multicast.state.lock().unwrap().allowed.push("a.wild.example".into());
     for (host, reach) in [("films.example", Reach::Any), ("a.wild.example", Reach::Public)] {
         rig.web.script(&format!("https://{host}/x"), [Script::body(&bytes(10))]);
         let seen = rig.get(&format!("/https/{host}/x")).await;
@@ -47,8 +47,8 @@ async fn listed_hosts_are_fetched_and_patterns_only_from_public_addresses() {
     assert_eq!(rig.get("/https/cdn.example/live/v/1.ts").await.status.as_u16(), 200);
     assert_eq!(rig.web.asked().last().unwrap().reach, Reach::Any);
     // A channel's host may be private, at any path, but not at any port.
-    rig.library.state.lock().unwrap().allowed.push("cdn.example".into());
-    rig.library.state.lock().unwrap().channels =
+    rig.multicast.state.lock().unwrap().allowed.push("cdn.example".into());
+    rig.multicast.state.lock().unwrap().channels =
         vec![Arc::new(Channel { prefixes: vec!["https://cdn.example/live/".into()], ..channel() })];
     rig.get("/https/cdn.example/other").await;
     assert_eq!(rig.web.asked().last().unwrap().reach, Reach::Any);
@@ -59,8 +59,8 @@ async fn listed_hosts_are_fetched_and_patterns_only_from_public_addresses() {
 #[tokio::test(start_paused = true)]
 async fn a_forward_proxy_for_the_same_hosts() {
     let (rig, body) = (Rig::new(), bytes(100));
-    rig.library.multicast(SEGMENT, &body);
-    rig.library.multicast("http://cdn.example/live/v/1.ts", &body);
+    rig.multicast.multicast(SEGMENT, &body);
+    rig.multicast.multicast("http://cdn.example/live/v/1.ts", &body);
     let https = rig.get(SEGMENT).await;
     assert_eq!((https.status.as_u16(), https.body.ok()), (200, Some(body)));
     // Our own address in absolute form is no proxy request.
@@ -75,7 +75,7 @@ async fn a_forward_proxy_for_the_same_hosts() {
 async fn peers_outside_the_local_networks_are_refused() {
     let rig =
         Rig::with(Options { allow_from: vec!["203.0.113.0/24".parse().unwrap()], ..Options::default() });
-    rig.library.multicast(SEGMENT, &bytes(10));
+    rig.multicast.multicast(SEGMENT, &bytes(10));
     let path = "/live/news/v/1.ts";
     for (peer, status) in [
         ("10.0.0.9", 200),
@@ -170,8 +170,8 @@ async fn documents_of_origins_cannot_run_in_our_origin() {
     let seen = rig.get("/live/news/v/1.ts").await;
     assert_eq!(seen.header("content-security-policy"), "sandbox");
     assert_eq!(seen.header("x-content-type-options"), "nosniff");
-    rig.library.multicast(SEGMENT, &bytes(10));
-    rig.library.multicast("https://cdn.example/live/v/2.ts", &bytes(10));
+    rig.multicast.multicast(SEGMENT, &bytes(10));
+    rig.multicast.multicast("https://cdn.example/live/v/2.ts", &bytes(10));
     assert_eq!(rig.get("/live/news/v/2.ts").await.header("content-security-policy"), "");
 }
 

@@ -16,7 +16,7 @@ fn ms(d: Duration) -> u128 {
 #[tokio::test(start_paused = true)]
 async fn here_is_sent_at_once() {
     let (rig, body) = (Rig::new(), bytes(5000));
-    rig.library.multicast(SEGMENT, &body);
+    rig.multicast.multicast(SEGMENT, &body);
     let seen = rig.get(PATH).await;
     assert_eq!((seen.status.as_u16(), seen.body.as_ref().ok()), (200, Some(&body)));
     assert_eq!(seen.header("cache-status"), "mahp; hit; detail=multicast");
@@ -37,7 +37,7 @@ async fn here_is_sent_at_once() {
 async fn coming_is_waited_for_and_multicast_wins() {
     let (rig, body) = (Rig::new(), bytes(5000));
     rig.web.script(SEGMENT, [Script::body(&body)]);
-    rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(1500), progress: 0.5 });
+    rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(1500), progress: 0.5 });
     let late = body.clone();
     rig.later(1400, move |library| library.multicast(SEGMENT, &late));
     let seen = rig.get(PATH).await;
@@ -51,14 +51,14 @@ async fn coming_is_waited_for_and_multicast_wins() {
 async fn coming_too_late_is_fetched_in_time() {
     let (rig, body) = (Rig::new(), bytes(5000));
     rig.web.script(SEGMENT, [Script::body(&body).after(300)]);
-    rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(1000), progress: 0.9 });
+    rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(1000), progress: 0.9 });
     let seen = rig.get(PATH).await;
     assert_eq!(seen.header("cache-status"), "mahp; fwd=miss; stored; detail=unicast");
     assert_eq!(seen.body.ok(), Some(body));
     // Not before it should have come, and not at the last moment.
     let asked = ms(rig.web.asked()[0].at);
     assert!((1100..=1600).contains(&asked), "{asked}");
-    assert_eq!(rig.library.state.lock().unwrap().put.len(), 1);
+    assert_eq!(rig.multicast.state.lock().unwrap().put.len(), 1);
     assert_eq!(rig.served.of("news").unicast, 5000);
     assert_eq!(rig.served.origin()["fallback"], 5000);
 }
@@ -69,7 +69,7 @@ async fn a_player_whose_buffer_runs_dry_is_served_sooner() {
     for (deadline, asked_by) in [("20000", 3000..=3600), ("4000", 1400..=1600), ("100", 0..=600)] {
         let (rig, body) = (Rig::new(), bytes(5000));
         rig.web.script(SEGMENT, [Script::body(&body).after(300)]);
-        rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(6000), progress: 0.5 });
+        rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(6000), progress: 0.5 });
         let cmcd = format!("bl={deadline},dl={deadline},su");
         let seen = rig.ask("GET", PATH, &[(HeaderName::from_static("cmcd-request"), &cmcd)]).await;
         assert_eq!(seen.body.ok(), Some(body));
@@ -78,7 +78,7 @@ async fn a_player_whose_buffer_runs_dry_is_served_sooner() {
     }
     // What multicast brings sooner than the origin could is left to it.
     let (rig, body) = (Rig::new(), bytes(5000));
-    rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(50), progress: 0.9 });
+    rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(50), progress: 0.9 });
     let late = body.clone();
     rig.later(60, move |library| library.multicast(SEGMENT, &late));
     let seen = rig.ask("GET", PATH, &[(HeaderName::from_static("cmcd-request"), "dl=0,su")]).await;
@@ -95,7 +95,7 @@ async fn a_forecast_that_moves_away_does_not_move_the_deadline() {
         let available = Availability::Coming { expected_by, progress: 0.1 };
         rig.later(step * 500, move |library| library.forecast(SEGMENT, available));
     }
-    rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(2000), progress: 0.1 });
+    rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(2000), progress: 0.1 });
     let seen = rig.get(PATH).await;
     assert_eq!(seen.body.ok(), Some(body));
     assert!(ms(seen.waited) < 8000, "{:?}", seen.waited);
@@ -105,7 +105,7 @@ async fn a_forecast_that_moves_away_does_not_move_the_deadline() {
 async fn expected_is_waited_for_then_fetched() {
     let (rig, body) = (Rig::new(), bytes(5000));
     rig.web.script(SEGMENT, [Script::body(&body)]);
-    rig.library.forecast(SEGMENT, Availability::Expected { until: rig.at(2000) });
+    rig.multicast.forecast(SEGMENT, Availability::Expected { until: rig.at(2000) });
     let seen = rig.get(PATH).await;
     assert_eq!(seen.body.ok(), Some(body));
     assert!((2000..=2500).contains(&ms(seen.waited)), "{:?}", seen.waited);
@@ -163,7 +163,7 @@ async fn a_download_nobody_waits_for_ends() {
     let left = tokio::time::timeout(Duration::from_secs(1), rig.get(PATH)).await;
     assert!(left.is_err());
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(rig.library.state.lock().unwrap().put.is_empty());
+    assert!(rig.multicast.state.lock().unwrap().put.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +175,7 @@ async fn multicast_wins_over_a_running_download() {
     let seen = rig.get(PATH).await;
     assert_eq!((ms(seen.waited), seen.header("cache-status")), (700, "mahp; hit; detail=multicast"));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(rig.library.state.lock().unwrap().put.is_empty(), "the download went on");
+    assert!(rig.multicast.state.lock().unwrap().put.is_empty(), "the download went on");
 }
 
 fn plan(body: &bytes::Bytes, ranges: &[(u64, u64)]) -> RepairPlan {
@@ -191,8 +191,8 @@ fn plan(body: &bytes::Bytes, ranges: &[(u64, u64)]) -> RepairPlan {
 
 fn rig_with_losses(body: &bytes::Bytes, ranges: &[(u64, u64)]) -> Rig {
     let rig = Rig::new();
-    rig.library.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(500), progress: 0.9 });
-    let mut state = rig.library.state.lock().unwrap();
+    rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(500), progress: 0.9 });
+    let mut state = rig.multicast.state.lock().unwrap();
     state.plan = Some(plan(body, ranges));
     let need = ranges.iter().map(|(a, b)| b - a + 1).sum();
     state.complete_after = Some((need, body.clone()));
@@ -212,7 +212,7 @@ async fn missing_ranges_are_fetched_and_fed() {
     let ranges: Vec<_> = asked.iter().map(|a| a.range).collect();
     assert_eq!(ranges, [Some((1000, Some(1999))), Some((50_000, Some(50_999)))]);
     assert!(asked.iter().all(|a| a.headers[header::IF_RANGE] == "\"o\""));
-    let fed = rig.library.state.lock().unwrap().fed.clone();
+    let fed = rig.multicast.state.lock().unwrap().fed.clone();
     assert!(fed.iter().all(|(at, b)| body[*at as usize..][..b.len()] == b[..]));
     assert_eq!((rig.served.origin()["repair"], rig.served.of("news").repaired), (2000, 100_000));
 }
@@ -231,7 +231,7 @@ async fn an_origin_without_ranges_gives_the_whole() {
 async fn a_repair_that_does_not_help_is_followed_by_the_whole() {
     let body = bytes(100_000);
     let rig = rig_with_losses(&body, &[(1000, 1999)]);
-    rig.library.state.lock().unwrap().complete_after = None;
+    rig.multicast.state.lock().unwrap().complete_after = None;
     rig.web.script(SEGMENT, [Script::body(&body)]);
     let seen = rig.get(PATH).await;
     assert_eq!(seen.body.ok(), Some(body));
@@ -246,7 +246,7 @@ async fn another_file_at_the_origin_is_not_fed() {
     rig.web.script(SEGMENT, [Script::body(&other)]);
     let seen = rig.get(PATH).await;
     assert_eq!(seen.body.ok(), Some(other));
-    assert!(rig.library.state.lock().unwrap().fed.is_empty());
+    assert!(rig.multicast.state.lock().unwrap().fed.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,7 +264,7 @@ async fn a_404_is_passed_on() {
 async fn a_404_is_not_passed_on_while_multicast_may_bring_it() {
     let (rig, body) = (Rig::new(), bytes(5000));
     rig.web.script(SEGMENT, [Script::status(404)]);
-    rig.library.forecast(SEGMENT, Availability::Expected { until: rig.at(500) });
+    rig.multicast.forecast(SEGMENT, Availability::Expected { until: rig.at(500) });
     let late = body.clone();
     rig.later(6000, move |library| library.multicast(SEGMENT, &late));
     let seen = rig.get(PATH).await;
@@ -276,7 +276,7 @@ async fn a_404_is_not_passed_on_while_multicast_may_bring_it() {
 async fn a_404_is_passed_on_when_multicast_did_not_bring_it_either() {
     let rig = Rig::new();
     rig.web.script(SEGMENT, [Script::status(410)]);
-    rig.library.forecast(SEGMENT, Availability::Expected { until: rig.at(500) });
+    rig.multicast.forecast(SEGMENT, Availability::Expected { until: rig.at(500) });
     let seen = rig.get(PATH).await;
     assert_eq!((seen.status.as_u16(), ms(seen.waited)), (410, 8000));
 }
@@ -288,7 +288,7 @@ async fn a_dead_origin_is_a_504_after_the_budget_and_not_earlier() {
             let rig = Rig::new();
             rig.web.script(SEGMENT, [script.clone()]);
             if expected {
-                rig.library.forecast(SEGMENT, Availability::Expected { until: rig.at(500) });
+                rig.multicast.forecast(SEGMENT, Availability::Expected { until: rig.at(500) });
             }
             let seen = rig.ask("GET", PATH, &[(header::ACCEPT, "application/json")]).await;
             assert_eq!((seen.status.as_u16(), ms(seen.waited)), (504, 8000));
@@ -368,7 +368,7 @@ async fn answers_for_one_viewer_are_neither_stored_nor_shared() {
         if name == header::SET_COOKIE {
             assert_eq!(seen.header("set-cookie"), "s=1; Path=/live/news/v/");
         }
-        assert!(rig.library.state.lock().unwrap().put.is_empty());
+        assert!(rig.multicast.state.lock().unwrap().put.is_empty());
         assert!(rig.web.count() >= 2);
     }
 }
@@ -394,7 +394,7 @@ async fn a_viewers_credentials_go_to_the_origin_and_to_no_other_viewer() {
 async fn sources_of_pieces_are_told_truly() {
     let rig = Rig::new();
     let body = bytes(2000);
-    rig.library.store(
+    rig.multicast.store(
         ObjectMeta { url: SEGMENT.into(), ..ObjectMeta::default() },
         body.clone(),
         Source::Repaired,

@@ -48,7 +48,7 @@ fn with_rendition(rig: &Rig, playlist: &str) {
         language: None,
         flow,
     };
-    let mut state = rig.library.state.lock().unwrap();
+    let mut state = rig.multicast.state.lock().unwrap();
     let channel = Channel { renditions: vec![rendition], ..(*state.channels[0]).clone() };
     state.channels = vec![Arc::new(channel)];
 }
@@ -57,7 +57,7 @@ fn with_rendition(rig: &Rig, playlist: &str) {
 async fn a_fresh_one_of_multicast_is_served() {
     let rig = Rig::new();
     let body = media(10, 5);
-    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    rig.multicast.hear_manifest(MEDIA_URL, &body, true);
     let seen = rig.get(MEDIA_PATH).await;
     assert_eq!(seen.text(), body);
     assert_eq!(seen.header("content-type"), "application/vnd.apple.mpegurl");
@@ -66,13 +66,13 @@ async fn a_fresh_one_of_multicast_is_served() {
     assert_eq!(rig.web.count(), 0);
     let again = rig.ask("GET", MEDIA_PATH, &[(header::IF_NONE_MATCH, seen.header("etag"))]).await;
     assert_eq!(again.status.as_u16(), 304);
-    let taught = rig.library.state.lock().unwrap().taught[0].clone();
+    let taught = rig.multicast.state.lock().unwrap().taught[0].clone();
     assert_eq!((taught.0.len(), taught.1.len()), (0, 5));
     assert_eq!(taught.1[0], "https://cdn.example/live/v/10.ts");
     let mapped = body.replace("#EXTINF", "#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF");
-    rig.library.hear_manifest(MEDIA_URL, &mapped, true);
+    rig.multicast.hear_manifest(MEDIA_URL, &mapped, true);
     rig.get(MEDIA_PATH).await;
-    let taught = rig.library.state.lock().unwrap().taught.last().cloned().unwrap();
+    let taught = rig.multicast.state.lock().unwrap().taught.last().cloned().unwrap();
     assert_eq!(taught.0, ["https://cdn.example/live/v/init.mp4"]);
 }
 
@@ -80,7 +80,7 @@ async fn a_fresh_one_of_multicast_is_served() {
 async fn ranges_of_manifests_as_ffmpeg_and_vlc_ask_for_them() {
     let rig = Rig::new();
     let body = media(10, 5);
-    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    rig.multicast.hear_manifest(MEDIA_URL, &body, true);
     let seen = rig.ask("GET", MEDIA_PATH, &[(header::RANGE, "bytes=0-")]).await;
     assert_eq!((seen.status.as_u16(), seen.text()), (206, body.clone()));
     let seen = rig.ask("GET", MEDIA_PATH, &[(header::RANGE, "bytes=40-")]).await;
@@ -112,13 +112,13 @@ async fn without_multicast_the_origin_is_asked_once_for_half_a_target_duration()
 #[tokio::test(start_paused = true)]
 async fn a_stale_one_is_better_than_none() {
     let rig = Rig::new();
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 5), false);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 5), false);
     rig.web.script(MEDIA_URL, [Script::body(&text(&media(11, 5)))]);
     assert!(rig.get(MEDIA_PATH).await.text().contains("15.ts"), "the origin's is newer");
     for dead in [Script::dead(), Script::status(500), Script::dead().after(60_000)] {
         let rig = Rig::new();
-        rig.library.hear_manifest(MEDIA_URL, &media(10, 5), false);
-        rig.library.multicast("https://cdn.example/live/v/14.ts", &bytes(10));
+        rig.multicast.hear_manifest(MEDIA_URL, &media(10, 5), false);
+        rig.multicast.multicast("https://cdn.example/live/v/14.ts", &bytes(10));
         rig.web.script(MEDIA_URL, [dead]);
         let seen = rig.get(MEDIA_PATH).await;
         assert!(seen.waited <= Duration::from_secs(2));
@@ -162,7 +162,7 @@ async fn references_lead_back_here_and_nothing_else_changes() {
         allow_origins: crate::http::access::HostList::new(["other.example"]).unwrap(),
         ..Options::default()
     });
-    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    rig.multicast.hear_manifest(CHANNEL, MASTER, true);
     let expected = MASTER.replace("https://other.example/high.m3u8", "../../https/other.example/high.m3u8");
     assert_eq!(rig.get("/live/news/master.m3u8").await.text(), expected);
     let generic = rig.get("/https/cdn.example/live/master.m3u8").await.text();
@@ -176,7 +176,7 @@ async fn references_lead_back_here_and_nothing_else_changes() {
 #[tokio::test(start_paused = true)]
 async fn references_to_hosts_that_are_not_allowed_stay() {
     let rig = Rig::new();
-    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    rig.multicast.hear_manifest(CHANNEL, MASTER, true);
     assert_eq!(rig.get("/live/news/master.m3u8").await.text(), MASTER);
 }
 
@@ -184,12 +184,12 @@ async fn references_to_hosts_that_are_not_allowed_stay() {
 async fn only_carried_variants_are_offered() {
     let rig = Rig::new();
     with_rendition(&rig, MEDIA_URL);
-    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    rig.multicast.hear_manifest(CHANNEL, MASTER, true);
     let carried = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=800000\nv/low.m3u8\n";
     assert_eq!(rig.get("/live/news/master.m3u8").await.text(), carried);
     let rig = Rig::with(Options { rungs: Rungs::All, ..Options::default() });
     with_rendition(&rig, MEDIA_URL);
-    rig.library.hear_manifest(CHANNEL, MASTER, true);
+    rig.multicast.hear_manifest(CHANNEL, MASTER, true);
     assert_eq!(rig.get("/live/news/master.m3u8").await.text(), MASTER);
 }
 
@@ -214,12 +214,12 @@ async fn the_live_edge_is_where_the_bytes_are() {
         (vec![(12, expected())], 6, "only the last count"),
     ] {
         let rig = Rig::new();
-        rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+        rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);
         for (n, availability) in forecast {
-            rig.library.forecast(&segment(n), availability);
+            rig.multicast.forecast(&segment(n), availability);
         }
         assert_eq!(listed(&rig).await, count, "{why}");
-        rig.library.multicast(&segment(15), &bytes(10));
+        rig.multicast.multicast(&segment(15), &bytes(10));
         assert_eq!(listed(&rig).await, 6);
     }
 }
@@ -227,21 +227,21 @@ async fn the_live_edge_is_where_the_bytes_are() {
 #[tokio::test(start_paused = true)]
 async fn low_latency_lists_what_is_on_its_way() {
     let rig = Rig::with(Options { low_latency: true, ..Options::default() });
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
-    rig.library.forecast(&segment(15), Availability::Expected { until: rig.at(3000) });
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.multicast.forecast(&segment(15), Availability::Expected { until: rig.at(3000) });
     assert_eq!(listed(&rig).await, 6);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_listed_stays_listed() {
     let rig = Rig::with(Options { unicast: false, ..Options::default() });
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
-    rig.library.multicast(&segment(15), &bytes(10));
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.multicast.multicast(&segment(15), &bytes(10));
     assert_eq!(listed(&rig).await, 1, "what is before it cannot be had");
     // The store forgets, the list does not.
-    rig.library.state.lock().unwrap().store.clear();
+    rig.multicast.state.lock().unwrap().store.clear();
     assert_eq!(listed(&rig).await, 1);
-    rig.library.hear_manifest(MEDIA_URL, &media(12, 6), true);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(12, 6), true);
     let seen = rig.get(MEDIA_PATH).await.text();
     assert!(
         seen.contains("15.ts") && !seen.contains("16.ts"),
@@ -249,14 +249,14 @@ async fn what_was_listed_stays_listed() {
     );
     assert!(seen.contains("#EXT-X-MEDIA-SEQUENCE:15\n"), "{seen}");
     // The channel begins anew.
-    rig.library.hear_manifest(MEDIA_URL, &media(0, 3), true);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(0, 3), true);
     assert_eq!(listed(&rig).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_joins_late_and_by_multicast_alone_begins_with_what_is_on_its_way() {
     let rig = Rig::with(Options { unicast: false, ..Options::default() });
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);
     let soon = Availability::Coming { expected_by: rig.at(2000), progress: 0.1 };
     rig.later(300, move |library| {
         library.forecast(&segment(15), soon);
@@ -274,31 +274,31 @@ async fn multicast_does_not_take_a_player_back_in_time() {
     let rig = Rig::new();
     rig.web.script(MEDIA_URL, [Script::body(&text(&media(11, 6)))]);
     assert!(rig.get(MEDIA_PATH).await.text().contains("16.ts"));
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);
     assert!(rig.get(MEDIA_PATH).await.text().contains("16.ts"));
     // Multicast falls silent: what the origin had then is not good for ever.
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), false);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), false);
     rig.web.script(MEDIA_URL, [Script::body(&text(&media(13, 6)))]);
     tokio::time::advance(Duration::from_millis(1500)).await;
     assert!(rig.get(MEDIA_PATH).await.text().contains("18.ts"));
-    rig.library.hear_manifest(MEDIA_URL, &media(14, 6), true);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(14, 6), true);
     let seen = rig.get(MEDIA_PATH).await;
     assert!(seen.text().contains("19.ts") && seen.header("cache-status").contains("multicast"));
     // The channel begins anew: that is no step back.
-    rig.library.hear_manifest(MEDIA_URL, &media(0, 3), true);
+    rig.multicast.hear_manifest(MEDIA_URL, &media(0, 3), true);
     assert!(rig.get(MEDIA_PATH).await.text().contains("2.ts"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn segments_that_nothing_can_bring_are_not_listed() {
     let rig = Rig::with(Options { unicast: false, ..Options::default() });
-    rig.library.hear_manifest(MEDIA_URL, &media(10, 6), true);
-    rig.library.multicast("https://cdn.example/live/v/12.ts", &bytes(10));
+    rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);
+    rig.multicast.multicast("https://cdn.example/live/v/12.ts", &bytes(10));
     let seen = rig.get(MEDIA_PATH).await.text();
     assert!(seen.contains("12.ts") && !seen.contains("13.ts") && !seen.contains("11.ts"), "{seen}");
     // Of a finished playlist everything is listed: a carousel will bring it.
     let vod = media(10, 6) + "#EXT-X-ENDLIST\n";
-    rig.library.hear_manifest(MEDIA_URL, &vod, true);
+    rig.multicast.hear_manifest(MEDIA_URL, &vod, true);
     let seen = rig.get(MEDIA_PATH).await;
     assert_eq!((seen.text(), seen.header("cache-control")), (vod, "max-age=60"));
 }
@@ -310,7 +310,7 @@ async fn low_latency_parts_are_left_out_and_blocking_reloads_are_not_blocked() {
         "#EXT-X-FOO",
         "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1\n#EXT-X-PART-INF:PART-TARGET=0.3\n#EXT-X-FOO",
     ) + "#EXT-X-PART:DURATION=0.3,URI=\"13.0.ts\"\n#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"13.1.ts\"\n";
-    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    rig.multicast.hear_manifest(MEDIA_URL, &body, true);
     let seen = rig.get(&format!("{MEDIA_PATH}?_HLS_msn=99&_HLS_part=3")).await;
     assert_eq!((seen.status.as_u16(), seen.waited), (200, Duration::ZERO));
     let seen = seen.text();
@@ -325,7 +325,7 @@ async fn content_tells_a_manifest_not_its_name() {
     rig.web.script(url, [Script::body(&text(&media(1, 3))).header(header::CONTENT_TYPE, "text/plain")]);
     let seen = rig.get("/live/news/v/list.php").await;
     assert_eq!(seen.header("content-type"), "application/vnd.apple.mpegurl");
-    assert!(rig.library.state.lock().unwrap().put.is_empty());
+    assert!(rig.multicast.state.lock().unwrap().put.is_empty());
     // From now on it is asked for as a manifest, in any coding.
     tokio::time::advance(Duration::from_secs(5)).await;
     rig.get("/live/news/v/list.php?CMCD=x").await;
@@ -387,7 +387,7 @@ async fn a_manifest_found_by_another_viewers_download_is_asked_for_again() {
 async fn keys_are_counted_as_keys() {
     let rig = Rig::new();
     let body = media(1, 2).replace("#EXT-X-FOO", "#EXT-X-KEY:METHOD=AES-128,URI=\"k.bin\"\n#EXT-X-FOO");
-    rig.library.hear_manifest(MEDIA_URL, &body, true);
+    rig.multicast.hear_manifest(MEDIA_URL, &body, true);
     rig.get(MEDIA_PATH).await;
     rig.web.script("https://cdn.example/live/v/k.bin", [Script::body(&bytes(16))]);
     assert_eq!(rig.get("/live/news/v/k.bin").await.body.ok(), Some(bytes(16)));
@@ -398,6 +398,6 @@ async fn keys_are_counted_as_keys() {
 async fn a_manifest_that_cannot_be_read_is_passed_on() {
     let rig = Rig::new();
     let odd = "#EXTM3U\n#EXT-X-TARGETDURATION:what\nseg.ts\n\u{fffd}";
-    rig.library.hear_manifest(MEDIA_URL, odd, true);
+    rig.multicast.hear_manifest(MEDIA_URL, odd, true);
     assert_eq!(rig.get(MEDIA_PATH).await.status.as_u16(), 200);
 }

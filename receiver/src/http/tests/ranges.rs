@@ -16,7 +16,7 @@ async fn range(rig: &Rig, target: &str, value: &str) -> (u16, String, Option<Byt
 #[tokio::test(start_paused = true)]
 async fn every_range_of_a_stored_object() {
     let (rig, body) = (Rig::new(), bytes(5000));
-    rig.library.multicast(SEGMENT, &body);
+    rig.multicast.multicast(SEGMENT, &body);
     for (value, status, content_range, part) in [
         ("bytes=0-", 206, "bytes 0-4999/5000", 0..5000),
         ("bytes=0-0", 206, "bytes 0-0/5000", 0..1),
@@ -39,7 +39,7 @@ async fn every_range_of_a_stored_object() {
 #[tokio::test(start_paused = true)]
 async fn head_is_get_without_a_body() {
     let (rig, body) = (Rig::new(), bytes(5000));
-    rig.library.multicast(SEGMENT, &body);
+    rig.multicast.multicast(SEGMENT, &body);
     let get = rig.get(PATH).await;
     let head = rig.ask("HEAD", PATH, &[]).await;
     assert_eq!((head.status.as_u16(), head.body.as_deref()), (200, Ok(&b""[..])));
@@ -53,7 +53,7 @@ async fn head_is_get_without_a_body() {
 #[tokio::test(start_paused = true)]
 async fn what_the_client_has_is_not_sent_again() {
     let (rig, body) = (Rig::new(), bytes(5000));
-    rig.library.multicast(SEGMENT, &body);
+    rig.multicast.multicast(SEGMENT, &body);
     let etag = rig.get(PATH).await.header("etag").to_owned();
     let seen = rig.ask("GET", PATH, &[(header::IF_NONE_MATCH, &etag)]).await;
     assert_eq!((seen.status.as_u16(), seen.body.as_deref()), (304, Ok(&b""[..])));
@@ -70,7 +70,7 @@ fn piece(rig: &Rig, file: &Bytes, first: u64, last: u64) {
     let range = Some(ByteRange { first, last, complete: Some(file.len() as u64) });
     let meta =
         ObjectMeta { url: SEGMENT.into(), range, etag: Some("\"file\"".into()), ..ObjectMeta::default() };
-    rig.library.store(meta, file.slice(first as usize..=last as usize), Source::Multicast);
+    rig.multicast.store(meta, file.slice(first as usize..=last as usize), Source::Multicast);
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,7 +112,7 @@ async fn if_range_of_a_piece_gets_pieces_and_only_another_version_the_whole() {
 async fn a_whole_is_known_by_its_origins_tag_too() {
     let (rig, file) = (Rig::new(), bytes(5000));
     let meta = ObjectMeta { url: SEGMENT.into(), etag: Some("\"file\"".into()), ..ObjectMeta::default() };
-    rig.library.store(meta, file.clone(), Source::Multicast);
+    rig.multicast.store(meta, file.clone(), Source::Multicast);
     let headers = [(header::RANGE, "bytes=10-19"), (header::IF_RANGE, "\"file\"")];
     let seen = rig.ask("GET", PATH, &headers).await;
     assert_eq!(seen.header("etag"), "\"file\"");
@@ -158,7 +158,7 @@ const BIG_PATH: &str = "/https/films.example/film.mp4";
 
 fn rig_with_film(file: &Bytes, knows_ranges: bool) -> Rig {
     let rig = Rig::new();
-    rig.library.state.lock().unwrap().allowed.push("films.example".into());
+    rig.multicast.state.lock().unwrap().allowed.push("films.example".into());
     let sent = |s: &mut super::rig::Sent| (s.piece, s.knows_ranges) = (100_000, knows_ranges);
     rig.web.script(BIG, [Script::body(file).with(sent)]);
     rig
@@ -172,7 +172,7 @@ async fn large_files_pass_through() {
         let seen = rig.get(BIG_PATH).await;
         assert_eq!(seen.header("content-length"), "10485760");
         assert_eq!(seen.body.ok(), Some(file.clone()));
-        assert!(rig.library.state.lock().unwrap().put.is_empty());
+        assert!(rig.multicast.state.lock().unwrap().put.is_empty());
         for (value, part) in [
             ("bytes=0-", 0..10 << 20),
             ("bytes=100-", 100..10 << 20),
@@ -191,7 +191,7 @@ async fn blocks_of_a_large_range_are_stored_as_they_pass() {
     let rig = rig_with_film(&file, true);
     let asked = "bytes=1000-7000999";
     assert_eq!(range(&rig, BIG_PATH, asked).await.2, Some(file.slice(1000..7_001_000)));
-    let put = rig.library.state.lock().unwrap().put.clone();
+    let put = rig.multicast.state.lock().unwrap().put.clone();
     assert_eq!(put.len(), 7);
     assert!(put.iter().all(|m| m.length <= 1 << 20 && m.digest.is_some()));
     assert_eq!(range(&rig, BIG_PATH, asked).await.2, Some(file.slice(1000..7_001_000)));

@@ -367,7 +367,7 @@ impl Incoming for FakeBody {
 
 pub(crate) struct Rig {
     pub(crate) front: Arc<Front>,
-    pub(crate) library: Arc<FakeLibrary>,
+    pub(crate) multicast: Arc<FakeLibrary>,
     pub(crate) web: Arc<FakeWeb>,
     pub(crate) served: Arc<Served>,
     pub(crate) clock: Clock,
@@ -406,7 +406,7 @@ impl Rig {
             Arc::new(FakeWeb { start: Instant::now(), scripts: Mutex::default(), asked: Mutex::default() });
         let served = Arc::new(Served::default());
         let front = Front::new(library.clone(), web.clone(), served.clone(), clock, options, None);
-        Rig { front, library, web, served, clock }
+        Rig { front, multicast: library, web, served, clock }
     }
 
     pub(crate) async fn get(&self, target: &str) -> Seen {
@@ -439,7 +439,7 @@ impl Rig {
 
     /// Runs something at a later time.
     pub(crate) fn later(&self, millis: u64, action: impl FnOnce(&FakeLibrary) + Send + 'static) {
-        let library = self.library.clone();
+        let library = self.multicast.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             action(&library);

@@ -65,7 +65,7 @@ async fn answer(mut stream: TcpStream, own: SocketAddr) {
 struct Stage {
     receiver: SocketAddr,
     origin: SocketAddr,
-    library: Arc<FakeLibrary>,
+    multicast: Arc<FakeLibrary>,
     client: Fetcher,
 }
 
@@ -90,7 +90,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let receiver = listener.local_addr().unwrap();
         tokio::spawn(server::serve(listener, front, CancellationToken::new()));
-        Stage { receiver, origin, library, client: Fetcher::new("player") }
+        Stage { receiver, origin, multicast: library, client: Fetcher::new("player") }
     }
 
     /// A player's GET: status and body, or what the client says.
@@ -109,7 +109,7 @@ async fn what_a_web_server_sends_whole_arrives_whole() {
     let part = stage.get("/live/news/part.ts", Some((100, Some(199)))).await;
     assert_eq!(part, Ok((206, bytes(LEN).slice(100..200))));
     assert!(stage.get("/live/news/gone.ts", None).await.unwrap_err().contains("410"));
-    let put = stage.library.state.lock().unwrap().put.clone();
+    let put = stage.multicast.state.lock().unwrap().put.clone();
     assert_eq!(put.len(), 3);
     assert!(
         put.iter()
@@ -127,7 +127,7 @@ async fn what_a_web_server_sends_short_is_never_taken_for_whole() {
         let error = answer.unwrap_err();
         assert!(error.contains("504") || error.contains("broken off"), "{error}");
     }
-    assert!(stage.library.state.lock().unwrap().put.is_empty());
+    assert!(stage.multicast.state.lock().unwrap().put.is_empty());
 }
 
 #[tokio::test]

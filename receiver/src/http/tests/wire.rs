@@ -34,7 +34,7 @@ fn split(answer: &[u8]) -> (String, Vec<u8>) {
 #[tokio::test]
 async fn an_answer_on_the_wire() {
     let (rig, body) = (Rig::new(), bytes(300_000));
-    rig.library.multicast(SEGMENT, &body);
+    rig.multicast.multicast(SEGMENT, &body);
     let (address, ..) = start(&rig).await;
     let (head, sent) = split(
         &exchange(address, "GET /live/news/v/1.ts HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await,
@@ -95,7 +95,7 @@ async fn exchange_owned(address: SocketAddr, text: &'static str) -> Vec<u8> {
 #[tokio::test]
 async fn connections_are_bounded() {
     let rig = Rig::with(crate::http::Options { connections: 2, ..crate::http::Options::default() });
-    rig.library.multicast(SEGMENT, &bytes(10));
+    rig.multicast.multicast(SEGMENT, &bytes(10));
     let (address, ..) = start(&rig).await;
     let first = TcpStream::connect(address).await.unwrap();
     let _second = TcpStream::connect(address).await.unwrap();
