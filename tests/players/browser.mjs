@@ -147,7 +147,8 @@ async function readable(url) {
   const seen = {};
   for (const name of ["date", "age", "etag", "cache-status", "content-length"]) seen[name] = response.headers.get(name);
   const host = new URL(url).host;
-  const timed = performance.getEntriesByType("resource").filter((e) => new URL(e.name).host === host);
+  // A request that the player gave up has neither status nor times.
+  const timed = performance.getEntriesByType("resource").filter((e) => new URL(e.name).host === host && e.responseStatus > 0);
   return { headers: seen, requests: timed.length, timed: timed.filter((e) => e.responseStart > 0 && e.requestStart > 0).length };
 }
 
