@@ -26,7 +26,12 @@ fn found(live: bool, bitrates: &[u64]) -> Found {
             codecs: None,
             resolution: None,
             language: None,
-            what: What::Hls(Box::new(HlsRendition { url: playlist, imports: Vec::new(), first: None })),
+            what: What::Hls(Box::new(HlsRendition {
+                url: playlist,
+                master: None,
+                imports: Vec::new(),
+                first: None,
+            })),
         }
     };
     let object = Object::new(ObjectMeta::default(), vec![b'#'; 200].into());

@@ -21,6 +21,8 @@ use url::Url;
 pub struct HlsRendition {
     /// Its URL, as a player would ask for it.
     pub url: Url,
+    /// The master playlist that names it: asked for a new URL when the origin refuses this one (its token has run out).
+    pub master: Option<Url>,
     /// Variables of the master playlist.
     pub imports: Vec<(String, String)>,
     /// As it was at the start, when it could be had.
@@ -141,7 +143,12 @@ fn of_media(url: Url, first: Version) -> FoundRendition {
         codecs: None,
         resolution: None,
         language: None,
-        what: What::Hls(Box::new(HlsRendition { url, imports: Vec::new(), first: Some(first) })),
+        what: What::Hls(Box::new(HlsRendition {
+            url,
+            master: None,
+            imports: Vec::new(),
+            first: Some(first),
+        })),
     }
 }
 
@@ -158,7 +165,12 @@ fn of_master(config: &ChannelConfig, master: &Master, base: &Url) -> Vec<FoundRe
         codecs: None,
         resolution: None,
         language: None,
-        what: What::Hls(Box::new(HlsRendition { url, imports: master.variables.clone(), first: None })),
+        what: What::Hls(Box::new(HlsRendition {
+            url,
+            master: Some(config.url.clone()),
+            imports: master.variables.clone(),
+            first: None,
+        })),
     };
     for v in master.variants.iter().filter(|v| config.include_iframes || !v.iframes_only) {
         let Ok(url) = base.join(&v.uri) else { continue };

@@ -7,6 +7,8 @@ use super::{Inits, Origin, Want, text};
 use crate::sink::{Item, ObjectSink};
 use http::HeaderMap;
 use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use mahp_common::manifest::hls::Playlist;
+use mahp_common::manifest::url::cache_key;
 use mahp_common::{Digest, Object, ObjectKind, Time};
 use mahp_runtime::fetch::{FetchError, Request, Response};
 use std::collections::BTreeSet;
@@ -67,7 +69,7 @@ impl Follower {
             outbox,
             options,
             tracker: Tracker::new(START_SEGMENTS, origin.token_parameters.clone()),
-            poll: Poll::new(&origin, rendition.url, rendition.imports),
+            poll: Poll::new(&origin, rendition.url, rendition.master, rendition.imports),
             map: None,
             inits: Inits::default(),
             keys: BTreeSet::new(),
@@ -162,6 +164,7 @@ impl Follower {
 struct Poll {
     origin: Origin,
     url: Url,
+    master: Option<Url>,
     imports: Vec<(String, String)>,
     cadence: Cadence,
     next: Time,
@@ -170,17 +173,21 @@ struct Poll {
     /// The media sequence number to block for.
     blocking: Option<u64>,
     target: Duration,
-    request: JoinSet<Result<Response, FetchError>>,
+    request: JoinSet<Answer>,
     asked_at: Time,
     failures: u32,
 }
 
+/// What came of a request, and the URL that the playlist has now if the master playlist told a new one.
+type Answer = (Result<Response, FetchError>, Option<Url>);
+
 impl Poll {
-    fn new(origin: &Origin, url: Url, imports: Vec<(String, String)>) -> Poll {
+    fn new(origin: &Origin, url: Url, master: Option<Url>, imports: Vec<(String, String)>) -> Poll {
         let now = origin.clock.now();
         Poll {
             origin: origin.clone(),
             url,
+            master,
             imports,
             cadence: Cadence::default(),
             next: now,
@@ -214,7 +221,13 @@ impl Poll {
             self.ask();
         }
         match self.request.join_next().await {
-            Some(Ok(result)) => self.on_answer(result),
+            Some(Ok((result, renewed))) => {
+                if let Some(url) = renewed {
+                    tracing::info!(%url, "the origin refused the playlist; its master playlist names it so now");
+                    self.url = url;
+                }
+                self.on_answer(result)
+            }
             _ => {
                 self.next = self.cadence.failed(self.origin.clock.now());
                 None
@@ -239,7 +252,21 @@ impl Poll {
             request.headers = HeaderMap::new();
         }
         self.asked_at = origin.clock.now();
-        self.request.spawn(async move { origin.get(&url, request).await });
+        let (known, master, imports) = (self.url.clone(), self.master.clone(), self.imports.clone());
+        self.request.spawn(async move {
+            match (origin.get(&url, request).await, master) {
+                (Err(e), Some(master)) if is_refusal(&e) => {
+                    match renewed(&origin, &master, &known, &imports).await {
+                        Some(url) => (
+                            origin.get(&url, Request { accept_gzip: true, ..Request::default() }).await,
+                            Some(url),
+                        ),
+                        None => (Err(e), None),
+                    }
+                }
+                (result, _) => (result, None),
+            }
+        });
     }
 
     fn on_answer(&mut self, result: Result<Response, FetchError>) -> Option<Version> {
@@ -298,6 +325,23 @@ impl Poll {
             }
         }
     }
+}
+
+/// What an origin says of a URL whose token has run out.
+fn is_refusal(error: &FetchError) -> bool {
+    matches!(error, FetchError::Status { status: 401 | 403 | 404 | 410, .. })
+}
+
+/// The URL by which the master playlist names a media playlist now, if it is another one: the same but for its token.
+async fn renewed(origin: &Origin, master: &Url, known: &Url, imports: &[(String, String)]) -> Option<Url> {
+    let response = origin.get(master, Request { accept_gzip: true, ..Request::default() }).await.ok()?;
+    let Ok(Playlist::Master(list)) = Playlist::parse(&response.body, &response.final_url, imports) else {
+        return None;
+    };
+    let uris = list.variants.iter().map(|v| &v.uri).chain(list.media.iter().map(|m| &m.uri));
+    let mut urls = uris.filter_map(|uri| response.final_url.join(uri).ok());
+    let key = |url: &Url| cache_key(url, &origin.token_parameters);
+    urls.find(|url| url != known && key(url) == key(known))
 }
 
 /// Names the media sequence number that a request waits for.

@@ -129,6 +129,7 @@ async fn media_playlist_goes_out_byte_for_byte() {
     let sink = ListSink::default();
     let rendition = mahp_sender::origin::hls::HlsRendition {
         url: server.url("/live/media.m3u8"),
+        master: None,
         imports: vec![("side".into(), "b".into())],
         first: None,
     };

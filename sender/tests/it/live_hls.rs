@@ -22,7 +22,8 @@ async fn rig(options: FollowOptions, prepare: impl FnOnce(&ScriptedOrigin)) -> R
     prepare(&server);
     let sink = ListSink::default();
     let (origin, status) = origin();
-    let rendition = HlsRendition { url: server.url("/live/media.m3u8"), imports: Vec::new(), first: None };
+    let rendition =
+        HlsRendition { url: server.url("/live/media.m3u8"), master: None, imports: Vec::new(), first: None };
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(origin, Arc::new(sink.clone()), rendition, options));
     Rig { origin: server, sink, status, tasks }
@@ -94,6 +95,39 @@ async fn other_tokens_do_not_make_other_segments() {
     let expected =
         ["4.ts?token=1", "5.ts?token=1", "6.ts?token=1", "7.ts?token=2", "8.ts?token=2", "9.ts?token=3"];
     assert_eq!(rig.sink.media(), expected.map(|name| format!("/live/seg{name}")));
+}
+
+/// The playlist's own token runs out: the master playlist has the new one.
+#[tokio::test]
+async fn a_playlist_that_is_refused_is_looked_up_in_its_master_playlist() {
+    let server = ScriptedOrigin::start().await;
+    segments(&server, "/live", 1, 20);
+    let master = |token: u32| {
+        format!(
+            "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nother.m3u8?token={token}\n#EXT-X-STREAM-INF:BANDWIDTH=2\nmedia.m3u8?token={token}\n"
+        )
+    };
+    server.set("/live/master.m3u8", Reply::ok(master(1)));
+    server.set("/live/media.m3u8?token=1", Reply::ok(playlist(1, 6, &[])));
+    let (origin, _status) = origin();
+    let rendition = HlsRendition {
+        url: server.url("/live/media.m3u8?token=1"),
+        master: Some(server.url("/live/master.m3u8")),
+        imports: Vec::new(),
+        first: None,
+    };
+    let sink = ListSink::default();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(origin, Arc::new(sink.clone()), rendition, PLAIN));
+    sink.wait("the start", |s| s.media().len() == 3).await;
+    assert_eq!(server.count("/live/master.m3u8"), 0, "not asked without need");
+    server.set("/live/media.m3u8?token=2", Reply::ok(playlist(3, 8, &[])));
+    server.set("/live/master.m3u8", Reply::ok(master(2)));
+    server.set("/live/media.m3u8?token=1", Reply::status(403));
+    sink.wait("two more", |s| s.media().len() == 5).await;
+    server.set("/live/media.m3u8?token=2", Reply::ok(playlist(4, 9, &[])));
+    sink.wait("one more", |s| s.media().len() == 6).await;
+    assert_eq!(server.count("/live/master.m3u8"), 1, "the new URL is kept");
 }
 
 #[tokio::test]

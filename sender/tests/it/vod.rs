@@ -38,7 +38,7 @@ async fn rig(speed: f64, repeat: bool, prepare: impl FnOnce(&ScriptedOrigin)) ->
     let (origin, status) = origin();
     let url = server.url("/vod/media.m3u8");
     let first = load(&origin, &url, &[]).await.expect("the playlist");
-    let rendition = HlsRendition { url, imports: Vec::new(), first: Some(first) };
+    let rendition = HlsRendition { url, master: None, imports: Vec::new(), first: Some(first) };
     let timeline =
         Timeline { start: Time::ZERO, speed, duration: Duration::from_secs(2 * SEGMENTS as u64), repeat };
     let source = Source::Hls(Box::new(rendition), false);
