@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Spans below this are not halved any more.
 const EXACT: Duration = Duration::from_millis(50);
 /// Bounds of the time between two requests.
-const MIN: Duration = Duration::from_millis(100);
+const MIN: Duration = Duration::from_millis(50);
 /// Upper bound.
 const MAX: Duration = Duration::from_secs(30);
 
