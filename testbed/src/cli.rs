@@ -125,6 +125,9 @@ struct SuiteArgs {
     /// Scenarios at the same time [default: 1]
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     jobs: usize,
+    /// How often scenarios that failed by the clock alone (never for a wrong byte) are run again, nothing else beside them
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    again: usize,
     #[command(flatten)]
     how: How,
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 fn testbed() -> Command {
@@ -34,8 +35,15 @@ fn namespaces() -> bool {
     !refused
 }
 
+/// One test with programs at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn the_short_suite_passes() {
+    let _alone = alone();
     if !namespaces() {
         return;
     }
@@ -43,9 +51,13 @@ fn the_short_suite_passes() {
     let output = testbed().args(["suite", "short", "--jobs", "2", "--out"]).arg(&out).output();
     let output = output.expect("the program starts");
     let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    for entry in std::fs::read_dir(&out).expect("results").flatten() {
+    // The verdict before the tables.
+    let verdict =
+        said.rfind("scenarios passed in").and_then(|at| said[..at].rfind('\n')).map_or(0, |at| at + 1);
+    println!("{}\n{}", &said[verdict..], &said[..verdict]);
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}{wrong}", &said[verdict..]);
+    for entry in std::fs::read_dir(&out).expect("a folder of reports").flatten() {
         for file in ["report.json", "report.html", "drops.csv"] {
             assert!(entry.path().join(file).is_file(), "{} has no {file}", entry.path().display());
         }
@@ -67,6 +79,7 @@ fn compare(a: &Path, b: &Path) {
 
 #[test]
 fn a_killed_testbed_leaves_nothing_after_the_next_start() {
+    let _alone = alone();
     if !namespaces() {
         return;
     }

@@ -263,7 +263,7 @@ async function summary(job, m, responses, more) {
   return {
     name: job.name, player: job.player, url: job.url, played: m.played, wall: m.wall, startup: m.startup, stalls: (m.stalls ?? 0) + (m.freezes ?? 0),
     stalled: m.stalled, jumps: m.jumps ?? 0, frames: m.frames ?? 0, dropped: m.dropped ?? 0, total: m.total ?? 0, ended: m.ended ?? false,
-    errors: [...(m.errors ?? []), ...(m.failure ? [m.failure] : [])], warnings: m.warnings ?? [],
+    errors: m.errors ?? [], failure: m.failure ?? null, warnings: m.warnings ?? [],
     bytes, requests: responses.length, unicast: responses.filter((r) => /unicast/.test(r.from)).map((r) => `${r.url} ${r.range} ${r.from}`), bad: responses.filter((r) => r.status >= 400).map((r) => `${r.status} ${r.url}`),
     picture: more.first ?? null, moves: Boolean(more.first && more.second && more.first.check !== more.second.check),
     compared: compared.reduce((bytes, c) => bytes + c.bytes, 0), different: compared.filter((c) => !c.same).map((c) => c.path),

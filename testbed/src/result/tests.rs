@@ -128,6 +128,18 @@ fn a_control_passes_only_when_its_criteria_fail() {
     assert!(!verdict::all(&pass("stalls = 0"), &Figures::default(), &[], 1, &[]).iter().all(|c| c.good()));
 }
 
+#[test]
+fn a_busy_machine_excuses_a_stall_but_no_wrong_byte_and_no_control() {
+    let excused = |pass: &str, figures: &Figures| -> Vec<String> {
+        let pass: Pass = toml::from_str(pass).expect("criteria");
+        let bad = verdict::all(&pass, figures, &[], 0, &[]).into_iter().filter(|c| !c.good());
+        bad.map(|c| format!("{} {}", c.name, c.by_the_clock())).collect()
+    };
+    let bad = Figures { stalls: 1, wrong: 1, ..Figures::default() };
+    assert_eq!(excused("stalls = 0", &bad), ["stalls true", "right-bytes false"]);
+    assert_eq!(excused("stalls = 0\nmust-fail = [\"stalls\"]", &Figures::default()), ["stalls false"]);
+}
+
 fn report() -> Report {
     let mut player = watched(|n| if n < 5 { Via::Unicast } else { Via::Multicast });
     player.report.stalls.push(Stall { position_ms: 1, lasted_ms: 700, at_ms: 9000 });

@@ -412,6 +412,9 @@ pub struct Event {
     pub delay: Option<Span>,
 }
 
+/// By how much limits on delays are wider in short forms.
+const SHORT_PATIENCE: u32 = 4;
+
 /// What must hold. Wrong bytes and a ledger that does not balance fail every run.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -498,9 +501,10 @@ impl Scenario {
         }
     }
 
-    /// All times multiplied; delays of packets stay.
-    pub fn scale(&mut self, factor: f64) {
-        let scale = |span: &mut Span| span.0 = span.0.mul_f64(factor);
+    /// Its short form: all times multiplied by `short`, delays of packets stay. Short forms tell right from wrong, beside other
+    /// scenarios and compilers; figures come from the full length. So limits on delays are wider by [`SHORT_PATIENCE`].
+    pub fn shorten(&mut self) {
+        let scale = |span: &mut Span| span.0 = span.0.mul_f64(self.short);
         scale(&mut self.duration);
         for impair in &mut self.impair {
             impair.from.iter_mut().chain(&mut impair.until).for_each(scale);
@@ -510,6 +514,10 @@ impl Scenario {
             player.length.iter_mut().for_each(scale);
         }
         self.event.iter_mut().for_each(|e| scale(&mut e.at));
+        let Pass { last_byte, first_segment, startup, startup_over_direct, .. } = &mut self.pass;
+        for limit in [last_byte, first_segment, startup, startup_over_direct].into_iter().flatten() {
+            limit.0 *= SHORT_PATIENCE;
+        }
     }
 
     /// Whether it can run in network namespaces, or without.

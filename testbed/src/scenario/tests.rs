@@ -17,7 +17,7 @@ fn every_shipped_scenario_is_good_and_has_criteria() {
         let control = builtin.name.starts_with("no-");
         assert_eq!(!scenario.pass.must_fail.is_empty(), control, "{}", builtin.name);
         let mut short = scenario.clone();
-        short.scale(scenario.short);
+        short.shorten();
         assert!(short.duration <= scenario.duration);
     }
 }

@@ -59,8 +59,10 @@ pub struct Played {
     pub jumps: u32,
     /// Played to the end of the clip.
     pub ended: bool,
-    /// Errors that a viewer would notice.
+    /// Errors that the player told.
     pub errors: Vec<String>,
+    /// Why the driver gave up, as when no picture came in time.
+    pub failure: Option<String>,
     /// Bytes by source.
     pub bytes: Bytes,
     /// Responses with status 400 and above.
@@ -143,22 +145,35 @@ impl Played {
         by_multicast as f64 / (by_multicast + self.bytes.unicast).max(1) as f64
     }
 
-    /// What is wrong with it from a viewer's chair; empty when nothing is.
+    /// What a viewer would complain of; empty when nothing is wrong.
     pub fn complaints(&self) -> Vec<String> {
+        let mut all = self.wrong();
+        all.extend(self.unsteady());
+        all
+    }
+
+    /// What no load of the machine excuses: errors of the player, bad responses, wrong bytes.
+    pub fn wrong(&self) -> Vec<String> {
         let mut wrong = self.errors.clone();
         wrong.extend(self.bad.iter().map(|bad| format!("response {bad}")));
         wrong.extend(self.different.iter().map(|path| format!("other bytes than the origin's file: {path}")));
+        wrong
+    }
+
+    /// What a machine without processor time to spare does as well: stalls, a clock that does not run at speed 1, no picture.
+    pub fn unsteady(&self) -> Vec<String> {
+        let mut unsteady: Vec<String> = self.failure.iter().cloned().collect();
         let speed = self.played / self.wall.max(0.001);
         if !(0.95..=1.05).contains(&speed) || self.wall < f64::from(SECONDS) - 1.5 {
-            wrong.push(format!("played {:.2} s in {:.2} s", self.played, self.wall));
+            unsteady.push(format!("played {:.2} s in {:.2} s", self.played, self.wall));
         }
         if self.stalls > 0 || self.jumps > 0 {
-            wrong.push(format!("{} stalls, {} jumps", self.stalls, self.jumps));
+            unsteady.push(format!("{} stalls, {} jumps", self.stalls, self.jumps));
         }
         if !self.moves || self.picture.as_ref().is_none_or(|picture| picture.contrast < 10.0) {
-            wrong.push(format!("no moving picture: {:?}", self.picture));
+            unsteady.push(format!("no moving picture: {:?}", self.picture));
         }
-        wrong
+        unsteady
     }
 }
 
