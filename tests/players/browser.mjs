@@ -20,7 +20,7 @@ const libraries = {
 
 // With one player's library only: to parse all of them on every page costs more than playing.
 const pageHtml = (player) => `<!doctype html><meta charset="utf-8"><title>player</title>
-<style>body{margin:0;background:#123;color:#fff;font:16px sans-serif}video{width:480px;height:270px;background:#000}</style>
+<style>body{margin:0;background:#123;color:#fff;font:16px sans-serif}video{width:240px;height:135px;background:#000}</style>
 <video muted playsinline crossorigin="anonymous"></video><pre id="log"></pre>${libraries[`/${player}.js`] ? `<script src="/${player}.js"></script>` : ""}`;
 
 function servePages() {
