@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Endpoint, Flow};
 use mahp_common::fec::{DecodeJob, DecodeResult};
-use mahp_common::session::recv::{Command, Event, Input, Output, Path, RecvConfig, RecvSession};
+use mahp_common::session::recv::{Command, Event, Input, Output, Path, Pool, RecvConfig, RecvSession};
 use mahp_common::wire::alc::PayloadId;
 use mahp_common::{Time, Toi, WallTime, limits};
 use mahp_runtime::clock::Clock;
@@ -51,8 +51,10 @@ pub struct Spec {
     pub standby: Vec<IpAddr>,
     /// Key of FDT Instances; none only for foreign senders with `--insecure`.
     pub verify: Option<VerifyingKey>,
-    /// Memory for objects under assembly and packets waiting for their FDT.
+    /// Memory of its own for objects under assembly and packets waiting for their FDT.
     pub assembly_bytes: u64,
+    /// Where it borrows more, and how much at most.
+    pub pool: (Arc<Pool>, u64),
     /// Interface by name or address; none: that of the route to the source.
     pub interface: Option<String>,
     /// Receive buffer to ask for.
@@ -61,8 +63,9 @@ pub struct Spec {
 
 impl Spec {
     fn engine(&self) -> RecvConfig {
-        let held = (self.assembly_bytes / 8).min(limits::HELD_BYTES as u64);
+        let held = (self.assembly_bytes / 4).min(limits::HELD_BYTES as u64);
         let assembly = self.assembly_bytes - held;
+        let (pool, most) = &self.pool;
         RecvConfig {
             tsi: Some(self.flow.endpoint.tsi),
             repair_tsi: self.flow.repair.map(|r| r.tsi),
@@ -70,7 +73,9 @@ impl Spec {
             allow_undigested: self.verify.is_none(),
             senders: 1 + self.standby.len(),
             assembly_bytes: assembly,
-            max_object_bytes: limits::OBJECT_BYTES.min(assembly),
+            pool: Some(pool.clone()),
+            borrowed_bytes: *most,
+            max_object_bytes: limits::OBJECT_BYTES.min(assembly + most),
             held_bytes: usize::try_from(held).unwrap_or(limits::HELD_BYTES),
             object_timeout: OBJECT_TIMEOUT,
             ..RecvConfig::default()

@@ -28,6 +28,7 @@ use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Channel, Rendition, Role, SessionDescription};
 use mahp_common::drop::DropCounters;
 use mahp_common::repair::plan::ObjectKey;
+use mahp_common::session::recv::Pool;
 use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
@@ -101,7 +102,8 @@ struct State {
     origins: HashMap<PieceKey, (RenditionKey, Toi)>,
     /// Objects to collect again when they come round, from a time on; in order of time.
     reopen: VecDeque<(Time, RenditionKey, Toi)>,
-    assembly_free: u64,
+    /// Memory for assembly that no flow has for itself.
+    assembly: Arc<Pool>,
     drops: DropCounters,
     rings: Rings,
     last_served: crate::snapshot::Bytes,
@@ -182,7 +184,7 @@ impl Hub {
             hopes: HashMap::new(),
             origins: HashMap::new(),
             reopen: VecDeque::new(),
-            assembly_free: options.assembly_memory,
+            assembly: Pool::new(options.assembly_memory),
             drops: DropCounters::default(),
             rings: Rings::default(),
             last_served: crate::snapshot::Bytes::default(),
@@ -219,23 +221,22 @@ impl Hub {
         let state = &mut *guard;
         let renditions = state.renditions.len() as u64;
         let Some(entry) = state.renditions.get_mut(key) else { return Ok(None) };
-        state.assembly_free += std::mem::take(&mut entry.allotted);
-        let want = entry.assembly_need(self.options.assembly_memory);
-        // Where all are joined, none may take what the others need.
+        state.assembly.give(std::mem::take(&mut entry.allotted));
+        let total = self.options.assembly_memory;
+        // Where all are joined, none may take what the others need: half is divided, and half is for who needs it.
         let equal = match self.options.join {
-            Policy::Always => self.options.assembly_memory / renditions.max(1),
+            Policy::Always => total / renditions.max(1),
             Policy::OnDemand { .. } => u64::MAX,
         };
-        let share = want.min(equal.max(ASSEMBLY_MIN)).min(state.assembly_free);
-        if share < ASSEMBLY_MIN {
+        let want = (entry.assembly_need(total).min(equal) / 2).max(ASSEMBLY_MIN);
+        let Some(share) = [want, ASSEMBLY_MIN].into_iter().find(|share| state.assembly.take(*share)) else {
             return Err(StartupError::runtime(
                 "E-ASSEMBLY-MEMORY",
                 format!("no memory left to assemble objects of {key}"),
                 "--assembly-memory with a larger size, or watch fewer renditions at once",
             ));
-        }
+        };
         entry.allotted = share;
-        state.assembly_free -= share;
         let verify = state.sessions.get(entry.session).and_then(|s| s.key);
         Ok(Some(Spec {
             key: key.clone(),
@@ -243,6 +244,7 @@ impl Hub {
             standby: entry.channel.standby_sources.clone(),
             verify,
             assembly_bytes: share,
+            pool: (state.assembly.clone(), total / 2),
             interface: self.options.interface.clone(),
             recv_buffer: self.options.recv_buffer,
         }))
@@ -335,7 +337,7 @@ impl State {
         entry.stats.end();
         entry.flow = None;
         entry.joined_at = None;
-        self.assembly_free += std::mem::take(&mut entry.allotted);
+        self.assembly.give(std::mem::take(&mut entry.allotted));
         let flying = std::mem::take(&mut entry.flying);
         for (resource, toi) in flying {
             self.land(&resource, key, toi);

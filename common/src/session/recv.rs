@@ -5,6 +5,7 @@ mod assembly;
 mod describe;
 mod held;
 mod path;
+mod pool;
 mod room;
 
 use crate::drop::DropReason;
@@ -21,17 +22,21 @@ pub use api::{Command, Event, Input, Output, Progress, Reception, RecvConfig, Re
 use assembly::{Assembly, Cut, Place, Stored};
 use held::{Held, HeldPacket};
 pub use path::{BlockLack, ByPath, Lack, Path};
+use pool::Loan;
+pub use pool::Pool;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 /// The receiving engine: one mutation, then drain [`RecvSession::poll_output`] until it answers `Timeout`.
 ///
-/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`]. For a new symbol the object that has
-/// been without one longest gives way, objects without a description first; where symbols of all come, the new object does.
+/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`], beyond which a described object borrows from
+/// [`RecvConfig::pool`] while that has some. For a new symbol the object that has been without one longest gives way, objects without a description first; where symbols of all come, the new object does.
 /// Packets without FDT wait within [`RecvConfig::held_bytes`]; when that is full the newest is refused.
 #[derive(Debug)]
 pub struct RecvSession {
     config: RecvConfig,
+    /// Memory from [`RecvConfig::pool`].
+    loan: Option<Loan>,
     now: Time,
     wall: WallTime,
     /// First packet ever.
@@ -78,8 +83,10 @@ const FDT_MEMORY: Duration = Duration::from_secs(2);
 impl RecvSession {
     /// A session that has heard nothing.
     pub fn new(config: RecvConfig) -> RecvSession {
+        let loan = config.pool.clone().map(|pool| Loan::new(pool, config.borrowed_bytes));
         RecvSession {
             config,
+            loan,
             now: Time::ZERO,
             wall: WallTime::default(),
             joined_at: None,
@@ -144,6 +151,7 @@ impl RecvSession {
             self.housekeeping_at = self.now + HOUSEKEEPING;
             self.expire();
             self.solve_waiting();
+            self.settle();
             self.stats.assembly_bytes = self.assembly_bytes() + self.held.bytes() as u64;
             self.stats.objects_in_flight = self.objects.len();
         }

@@ -7,7 +7,7 @@ use crate::fec::raptorq::ESI_MOQ_END;
 use crate::fec::{Blocks, EncodeJob};
 use crate::ids::{Esi, Sbn, Toi};
 use crate::object::Object;
-use crate::session::recv::Path;
+use crate::session::recv::{Path, Pool};
 use crate::session::send::{self, FlowKind, SendConfig, SendSession};
 use crate::testing::{Pair, by_url, configs, noise, seed, segment};
 use crate::time::Time;
@@ -556,6 +556,27 @@ fn a_flood_beyond_the_memory_still_completes_objects() {
         assert!(complete >= objects / 3, "{complete} of {objects} at loss {share}: {:?}", pair.log.lost);
         assert!(pair.log.complete.iter().all(|(_, _, _, p, how)| !p.is_empty() && how.fetched == 0));
     }
+}
+
+#[test]
+fn an_object_larger_than_the_sessions_own_memory_borrows_what_it_needs() {
+    let pool = Pool::new(2 << 20);
+    let (send, mut recv) = configs(WireProfile::Mabr, 100 * MBIT);
+    (recv.assembly_bytes, recv.pool, recv.borrowed_bytes) = (1 << 20, Some(pool.clone()), 2 << 20);
+    let mut pair = Pair::new(send, recv, lossy(seed(8), 0.02));
+    let mut least = pool.free();
+    let objects: Vec<_> = (0..3).map(|i| segment(i, 2_000_000)).collect();
+    for object in &objects {
+        pair.send(object.clone());
+        for _ in 0..30 {
+            pair.run_for(Duration::from_millis(10));
+            least = least.min(pool.free());
+        }
+    }
+    pair.run_for(Duration::from_secs(1));
+    assert_all_arrived(&pair, &objects);
+    assert!(least < 5 << 18, "it borrowed: {least} bytes were left");
+    assert_eq!(pool.free(), 2 << 20, "what was borrowed is given back");
 }
 
 #[test]

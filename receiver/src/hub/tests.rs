@@ -420,7 +420,7 @@ async fn the_memory_for_assembly_is_divided_and_given_back() {
     for n in 0..20 {
         rig.hub.left(&RenditionKey::new("news", &format!("r{n}")));
     }
-    assert_eq!(rig.hub.state().assembly_free, 8 << 20);
+    assert_eq!(rig.hub.state().assembly.free(), 8 << 20);
     assert!(spec(19).is_ok());
 }
 

@@ -1,6 +1,7 @@
 //! What goes into the receiving engine and what comes out.
 
 use super::path::{ByPath, Path};
+use super::pool::Pool;
 use crate::drop::{DropCounters, DropReason};
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Toi, Tsi};
@@ -8,6 +9,7 @@ use crate::limits;
 use crate::object::{ObjectMeta, Payload};
 use crate::time::{Time, WallTime};
 use crate::wire::alc::PayloadId;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Parameters of a [`RecvSession`](super::RecvSession).
@@ -23,8 +25,12 @@ pub struct RecvConfig {
     pub allow_undigested: bool,
     /// Senders of this session that may be at work at a time: 1, and one for each hot standby.
     pub senders: usize,
-    /// Bytes of objects under assembly.
+    /// Bytes of objects under assembly that this session has for itself.
     pub assembly_bytes: u64,
+    /// Where it borrows more for objects that are described.
+    pub pool: Option<Arc<Pool>>,
+    /// Most that it borrows.
+    pub borrowed_bytes: u64,
     /// Largest object.
     pub max_object_bytes: u64,
     /// Bytes of packets held for their FDT.
@@ -45,6 +51,8 @@ impl Default for RecvConfig {
             allow_undigested: false,
             senders: 1,
             assembly_bytes: 48 << 20,
+            pool: None,
+            borrowed_bytes: 0,
             max_object_bytes: limits::OBJECT_BYTES,
             held_bytes: limits::HELD_BYTES,
             object_timeout: Duration::from_secs(20),

@@ -31,7 +31,7 @@ impl RecvSession {
     pub(super) fn make_room(&mut self, toi: Toi, cost: u64) -> Result<(), DropReason> {
         let described = self.objects.get(&toi).is_some_and(|o| o.meta.is_some());
         let now = self.now;
-        while cost > 0 && self.assembly_bytes() + cost > self.config.assembly_bytes {
+        while cost > 0 && !self.fits(self.assembly_bytes() + cost, described) {
             // Displacing what is nearly complete for what has just begun would, in a session with room for fewer objects
             // than are sent at a time, complete nothing at all.
             let idle = |o: &Assembly| o.bytes > 0 && (o.meta.is_none() || now >= o.last_symbol + STALLED);
@@ -46,6 +46,20 @@ impl RecvSession {
             }
         }
         Ok(())
+    }
+
+    /// Whether so many bytes may be held, borrowed ones included. What anybody can make up borrows nothing.
+    fn fits(&mut self, bytes: u64, described: bool) -> bool {
+        let beyond = bytes.saturating_sub(self.config.assembly_bytes);
+        beyond == 0 || described && self.loan.as_mut().is_some_and(|loan| loan.reach(beyond))
+    }
+
+    /// Gives back what is borrowed and no longer needed.
+    pub(super) fn settle(&mut self) {
+        let beyond = self.assembly_bytes().saturating_sub(self.config.assembly_bytes);
+        if let Some(loan) = &mut self.loan {
+            loan.settle(beyond);
+        }
     }
 
     /// Who gives way to `keep`: objects without description first, then the longest without a symbol. One without
