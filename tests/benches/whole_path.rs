@@ -12,7 +12,7 @@ use flute::receiver::writer::ObjectWriterBufferBuilder;
 use flute::sender::{CreateFromBuffer, Sender, TransferConfig};
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Endpoint, Flow, WireProfile};
-use mahp_common::session::recv::Event;
+use mahp_common::session::recv::{Event, Pool};
 use mahp_common::session::send::SendConfig;
 use mahp_common::{Object, ObjectMeta, Tsi};
 use mahp_receiver::flow::{Control, Sink, Spec, join};
@@ -284,6 +284,7 @@ async fn receive(c: Case, objects: u64) -> anyhow::Result<u64> {
         standby: Vec::new(),
         verify: Some(key().verifying_key()),
         assembly_bytes: 64 << 20,
+        pool: (Pool::new(0), 0),
         interface: Some("lo".into()),
         recv_buffer: 4 << 20,
     };
