@@ -9,7 +9,7 @@ use crate::origin::discover::{Found, What};
 use crate::origin::live::{FollowOptions, follow, follow_manifest};
 use crate::origin::vod::{self, Timeline};
 use crate::origin::{Origin, dash, hls};
-use crate::plan::{Plan, Planned, Planner};
+use crate::plan::{self, Plan, Planned, Planner};
 use crate::repair::Service;
 use crate::sink::ObjectSink;
 use crate::spool::Spool;
@@ -246,7 +246,8 @@ impl Starting<'_> {
         }
         let token_parameters = channel.token_parameters.clone().into();
         let (fetcher, clock) = (all.fetcher.clone(), all.shared.clock);
-        (Origin { fetcher, clock, status, token_parameters }, sink)
+        let segments_at_start = plan::segments_at_start(r);
+        (Origin { fetcher, clock, status, token_parameters, segments_at_start }, sink)
     }
 }
 

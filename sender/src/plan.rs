@@ -22,6 +22,9 @@ const LEAST_HEADROOM: f64 = 1.05;
 /// Headers of LCT, FEC Payload ID and FDT Instances, as a factor.
 const OVERHEAD: f64 = 1.03;
 
+/// Most segments at the live edge that a rendition begins with.
+pub const MOST_AT_START: usize = 3;
+
 /// What is sent where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -200,6 +203,14 @@ fn least_bps(live: bool, r: &Rendition) -> u64 {
     }
     let repair = f64::from(r.flow.repair_percent) / 100.0;
     r.flow.rate_bps.min(scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair) * LEAST_HEADROOM))
+}
+
+/// With how many segments at the live edge a rendition begins, so that receivers that join have something: as many as are sent
+/// before the next one exists, at most [`MOST_AT_START`]. More would delay everything after them for as long as the headroom is small.
+pub fn segments_at_start(r: &Rendition) -> usize {
+    let repair = f64::from(r.flow.repair_percent) / 100.0;
+    let headroom = r.flow.rate_bps as f64 / scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair)).max(1) as f64;
+    (2..=MOST_AT_START).rev().find(|n| headroom >= *n as f64).unwrap_or(1)
 }
 
 /// Takes headroom from all renditions alike until they fit.

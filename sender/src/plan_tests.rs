@@ -134,6 +134,16 @@ fn live_rates_have_headroom_and_a_floor() {
 }
 
 #[test]
+fn a_flow_with_little_headroom_begins_with_few_segments() {
+    for (headroom, segments) in [(1.0, 1), (1.2, 1), (1.9, 1), (2.1, 2), (3.1, 3), (6.0, 3), (50.0, 3)] {
+        let settings = ChannelSettings { headroom: Some(headroom), ..Default::default() };
+        let plan = plan_of(&config(SenderSettings::default(), settings), &found(true, &[4_000_000]));
+        let channel = &plan.expect("planned").channels[0].channel;
+        assert_eq!(segments_at_start(channel.renditions.last().expect("video")), segments, "{headroom}");
+    }
+}
+
+#[test]
 fn vod_rate_is_the_total() {
     let settings = ChannelSettings { vod_rate: Some(BitRate(20_000_000)), ..Default::default() };
     let config = config(SenderSettings::default(), settings);

@@ -48,7 +48,7 @@ fn the_short_suite_passes() {
         return;
     }
     let out = folder("short");
-    let output = testbed().args(["suite", "short", "--jobs", "2", "--out"]).arg(&out).output();
+    let output = testbed().args(["suite", "short", "--jobs", "3", "--out"]).arg(&out).output();
     let output = output.expect("the program starts");
     let said = String::from_utf8_lossy(&output.stdout);
     // The verdict before the tables.

@@ -2,7 +2,6 @@
 //! become available, by the clock ($Number$) or by the list (SegmentTimeline).
 
 use super::dash::{Ladder, MpdVersion, init_want, segment_want, version};
-use super::live::START_SEGMENTS;
 use super::outbox::{Outbox, Step};
 use super::utc::Offset;
 use super::{Inits, Origin, Want};
@@ -291,7 +290,7 @@ impl Follower {
     }
 
     fn want(&mut self, wanted: Vec<(Option<Want>, Want)>) {
-        let skip = if self.started { 0 } else { wanted.len().saturating_sub(START_SEGMENTS) };
+        let skip = if self.started { 0 } else { wanted.len().saturating_sub(self.origin.segments_at_start) };
         self.started |= !wanted.is_empty();
         self.listed.clear();
         for (i, (init, want)) in wanted.into_iter().enumerate() {

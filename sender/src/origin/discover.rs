@@ -3,6 +3,7 @@
 use super::hls::{self, HlsRendition};
 use super::{Origin, dash};
 use crate::config::ChannelConfig;
+use crate::plan::MOST_AT_START;
 use mahp_common::catalog::{Format, Role};
 use mahp_common::{Object, ObjectKind};
 use mahp_runtime::clock::Clock;
@@ -84,7 +85,8 @@ pub async fn discover(
     config: &ChannelConfig,
 ) -> Result<Found, StartupError> {
     let token_parameters = config.token_parameters.clone().into();
-    let origin = Origin { fetcher: fetcher.clone(), clock, status: Arc::default(), token_parameters };
+    let (fetcher, status) = (fetcher.clone(), Arc::default());
+    let origin = Origin { fetcher, clock, status, token_parameters, segments_at_start: MOST_AT_START };
     let request = Request { accept_gzip: true, ..Request::default() };
     let response = origin.get(&config.url, request).await.map_err(|e| origin_error(&e))?;
     let found = match mahp_common::manifest::sniff(&response.body) {

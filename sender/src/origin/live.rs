@@ -19,8 +19,6 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use url::Url;
 
-/// Segments at the live edge to begin with, so that receivers that join have something.
-pub const START_SEGMENTS: usize = 3;
 /// Init segments are sent again this often.
 const INIT_REPEAT: Duration = Duration::from_secs(2);
 /// Options of a follower.
@@ -68,7 +66,7 @@ impl Follower {
         let mut follower = Follower {
             outbox,
             options,
-            tracker: Tracker::new(START_SEGMENTS, origin.token_parameters.clone()),
+            tracker: Tracker::new(origin.segments_at_start, origin.token_parameters.clone()),
             poll: Poll::new(&origin, rendition.url, rendition.master, rendition.imports),
             map: None,
             inits: Inits::default(),

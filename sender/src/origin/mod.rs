@@ -87,6 +87,8 @@ pub struct Origin {
     pub status: Arc<RenditionStatus>,
     /// Query parameters that identify viewers, not content, beyond the well-known ones.
     pub token_parameters: Arc<[String]>,
+    /// How many of the segments at the live edge are sent to begin with.
+    pub segments_at_start: usize,
 }
 
 /// Until the headers of a media response: a live edge that holds requests for parts answers within a few seconds.

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::Fetcher;
 use mahp_sender::origin::Origin;
+use mahp_sender::plan::MOST_AT_START;
 use mahp_sender::sink::{Item, ObjectSink, PutFuture};
 use mahp_sender::status::RenditionStatus;
 use std::collections::{BTreeMap, HashMap};
@@ -216,6 +217,7 @@ pub(crate) fn origin() -> (Origin, Arc<RenditionStatus>) {
             clock: Clock::new(),
             status: status.clone(),
             token_parameters: Arc::new([]),
+            segments_at_start: MOST_AT_START,
         },
         status,
     )
