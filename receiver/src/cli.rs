@@ -1,7 +1,7 @@
 //! The command line: session first, flags called like the configuration keys, environment `MAHP_RECEIVER_…`.
 
 use crate::config::Settings;
-use mahp_runtime::settings::ConfigCommand;
+use mahp_runtime::settings::{ConfigCommand, Shell};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -35,6 +35,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read a session description and show what it offers, without joining anything
+    Probe {
+        /// URL of the session description
+        #[arg(value_name = "URL")]
+        session: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say why nothing arrives: exit status 0 all good, 1 warnings, 2 broken
     Doctor {
         /// Admin address of the running receiver [default: 127.0.0.1:7791]
@@ -55,6 +64,11 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Print completions of this command line for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
     },
 }
 

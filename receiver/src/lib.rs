@@ -23,6 +23,7 @@ mod moq;
 mod moq;
 pub mod origin;
 pub mod page;
+mod probe;
 pub mod recovery;
 pub mod run;
 pub mod served;
@@ -34,6 +35,7 @@ pub mod urls;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
+use mahp_runtime::ask;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::settings::ConfigCommand;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,7 +59,12 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
     match cli.command.clone() {
         None => receive(&cli),
         Some(Command::Config { command }) => config_command(&cli, &command),
+        Some(Command::Completions { shell }) => {
+            mahp_runtime::settings::completions::<Cli>(shell);
+            Ok(0)
+        }
         Some(Command::Status { admin, json }) => in_runtime(status(admin, json)),
+        Some(Command::Probe { session, json }) => in_runtime(probe::run(session, json)),
         Some(Command::Doctor { admin, flows, interface, json }) => {
             in_runtime(doctor_command(admin, flows, interface, json))
         }
@@ -69,7 +76,7 @@ fn receive(cli: &Cli) -> Result<u8, StartupError> {
     mahp_runtime::log::init(config.log_format, "info");
     in_runtime(async {
         let stop = mahp_runtime::shutdown::on_signals();
-        let mut hangups = mahp_runtime::shutdown::Hangups::new();
+        let mut reloads = mahp_runtime::shutdown::Reloads::new();
         mahp_runtime::notify::start_watchdog();
         let mut config = config;
         loop {
@@ -77,7 +84,7 @@ fn receive(cli: &Cli) -> Result<u8, StartupError> {
             let receiver = run::start(config, round.clone()).await?;
             println!("{}", run::banner(&receiver));
             mahp_runtime::notify::ready();
-            let next = stop.run_until_cancelled(reloaded(cli, &mut hangups)).await;
+            let next = stop.run_until_cancelled(reloaded(cli, &mut reloads)).await;
             round.cancel();
             receiver.finished().await;
             let Some(next) = next else { return Ok(0) };
@@ -86,16 +93,20 @@ fn receive(cli: &Cli) -> Result<u8, StartupError> {
     })
 }
 
-/// SIGHUP: the configuration as it is now. With a mistake in it everything stays as it is.
-async fn reloaded(cli: &Cli, hangups: &mut mahp_runtime::shutdown::Hangups) -> config::Config {
+/// SIGHUP or `POST /api/reload`: the configuration as it is now. With a mistake in it everything stays as it is.
+async fn reloaded(cli: &Cli, reloads: &mut mahp_runtime::shutdown::Reloads) -> config::Config {
     loop {
-        hangups.next().await;
+        let reload = reloads.next().await;
         match config::load(cli).and_then(|config| run::check(&config).map(|()| config)) {
             Ok(config) => {
-                tracing::info!("SIGHUP: starting anew with the configuration as it is now");
+                tracing::info!("asked to reload: starting anew with the configuration as it is now");
+                reload.answer(Ok(()));
                 return config;
             }
-            Err(error) => tracing::error!("SIGHUP, and nothing changes: {error}"),
+            Err(error) => {
+                tracing::error!("asked to reload, and nothing changes: {error}");
+                reload.answer(Err(error));
+            }
         }
     }
 }
@@ -125,18 +136,13 @@ fn config_command(cli: &Cli, command: &ConfigCommand) -> Result<u8, StartupError
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7791);
 
 async fn status(admin: Option<SocketAddr>, json: bool) -> Result<u8, StartupError> {
-    let body = run::ask_admin(admin.unwrap_or(ADMIN), "/api/status").await?;
+    let body = ask::admin("mahp-receiver", admin.unwrap_or(ADMIN), "/api/status").await?;
     if json {
         println!("{}", String::from_utf8_lossy(&body));
         return Ok(0);
     }
-    let snapshot: snapshot::Snapshot = serde_json::from_slice(&body).map_err(|e| {
-        StartupError::runtime(
-            "E-ADMIN",
-            format!("the answer is not a status: {e}"),
-            "is that a mahp-receiver of this version?",
-        )
-    })?;
+    let snapshot: snapshot::Snapshot =
+        serde_json::from_slice(&body).map_err(|e| ask::no_status("mahp-receiver", &e))?;
     print!("{}", snapshot.text());
     Ok(0)
 }

@@ -29,7 +29,6 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use url::Url;
 
 /// The first look at a description may take this long before the receiver starts without it.
 const FIRST_LOOK: Duration = Duration::from_secs(6);
@@ -428,21 +427,4 @@ fn watch_at(listen: SocketAddr) -> String {
         }
         None => local,
     }
-}
-
-/// The URL of a path on the admin server.
-///
-/// # Errors
-/// `E-ADMIN`: nobody answers there.
-pub async fn ask_admin(admin: SocketAddr, path: &str) -> Result<bytes::Bytes, StartupError> {
-    let trouble = |e: String| {
-        StartupError::runtime(
-            "E-ADMIN",
-            e,
-            "is mahp-receiver running? its admin address is given with --admin",
-        )
-    };
-    let url = Url::parse(&format!("http://{admin}{path}")).map_err(|e| trouble(e.to_string()))?;
-    let response = fetcher().get(&url, mahp_runtime::fetch::Request::default()).await;
-    response.map(|r| r.body).map_err(|e| trouble(e.to_string()))
 }

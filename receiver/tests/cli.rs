@@ -32,6 +32,32 @@ fn program(args: &[&str]) -> Output {
         .unwrap()
 }
 
+/// Runs one of the other commands.
+fn command(args: &[&str]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_mahp-receiver"));
+    program.args(args).env("XDG_STATE_HOME", folder("state")).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn other_commands() {
+    assert_error(&command(&["status", "--admin", "127.0.0.1:9"]), "E-ADMIN", 1, &["--admin"]);
+    assert_error(
+        &command(&["probe", "10.0.0.1@232.1.1.1:5000"]),
+        "E-SESSION",
+        2,
+        &["doctor 10.0.0.1@232.1.1.1:5000"],
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        let output = command(&["completions", shell]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success() && text.contains("mahp-receiver") && text.contains("allow-origin"),
+            "{shell}"
+        );
+    }
+    assert_eq!(command(&["completions", "csh"]).status.code(), Some(2));
+}
+
 /// One error of this code and status, with a way out, and no debris.
 fn assert_error(output: &Output, code: &str, exit: i32, says: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -110,6 +136,17 @@ fn descriptions_that_cannot_be_trusted() {
 
     let other = SigningKey::from_seed(&[8; 32]).verifying_key().to_base64();
     let signed = format!("http://{}/", serve(text.into_bytes()));
+    for (session, code, exit) in
+        [(&page, "E-DESCRIPTION", 1), (&forged, "E-SIGNATURE", 1), (&"x".to_owned(), "E-SESSION", 2)]
+    {
+        assert_error(&command(&["probe", session]), code, exit, &[session]);
+    }
+    let probed = command(&["probe", &signed]);
+    let says = String::from_utf8_lossy(&probed.stdout).into_owned();
+    assert!(probed.status.success() && says.contains("192.0.2.1@232.1.1.2:5000"), "{says}");
+    assert!(says.contains(&key.verifying_key().to_base64()), "{says}");
+    let json = command(&["probe", &signed, "--json"]).stdout;
+    assert_eq!(serde_json::from_slice::<SessionDescription>(&json).unwrap(), description);
     let signer = format!("--key {}", key.verifying_key().to_base64());
     assert_error(&program(&[&signed, "--key", &other]), "E-KEY", 2, &[&signed, &signer]);
 }
@@ -123,14 +160,25 @@ fn status_of(listen: SocketAddr) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
+/// Status and body of `POST /api/reload`.
+fn reload(admin: SocketAddr, more: &str) -> (u16, String) {
+    let mut stream = std::net::TcpStream::connect(admin).unwrap();
+    let request = format!("POST /api/reload HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n{more}\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
 #[test]
 fn a_hangup_reads_the_configuration_again() {
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (first, second) = (free(), free());
+    let (first, second, admin) = (free(), free(), free());
     let file = folder("reload").join("receiver.toml");
     let write = |listen: SocketAddr, more: &str| {
         let text = format!(
-            "[receiver]\nsession = [\"127.0.0.1@232.9.8.7:5000\"]\nlisten = \"{listen}\"\nadmin = \"127.0.0.1:0\"\n{more}\n"
+            "[receiver]\nsession = [\"127.0.0.1@232.9.8.7:5000\"]\nlisten = \"{listen}\"\nadmin = \"{admin}\"\n{more}\n"
         );
         std::fs::write(&file, text).unwrap();
     };
@@ -163,7 +211,8 @@ fn a_hangup_reads_the_configuration_again() {
     assert_eq!(status_of(first), None, "the old address is given up");
     // The same address again.
     write(second, "");
-    hang_up(&child);
+    assert_eq!(reload(admin, "Origin: http://evil.example\r\n").0, 403, "a page of another site");
+    assert_eq!(reload(admin, "").0, 200);
     until("the address is taken again", &|| status_of(second) == Some(403));
     // A mistake changes nothing.
     write(second, "nonsense = 1");
@@ -171,6 +220,8 @@ fn a_hangup_reads_the_configuration_again() {
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
     assert!(lines.any(|l| l.is_ok_and(|l| l.contains("nothing changes") && l.contains("E-CONFIG"))));
     assert_eq!(status_of(second), Some(403));
+    let (status, why) = reload(admin, "");
+    assert!(status == 400 && why.contains("E-CONFIG") && why.contains("nonsense"), "{status} {why}");
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

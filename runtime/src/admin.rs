@@ -1,9 +1,9 @@
-//! The admin server of both programs: `/metrics`, `/healthz`, `/readyz`, `/api/status`. Loopback unless told otherwise; the
-//! `Host` header must be an address or `localhost` (DNS rebinding).
+//! The admin server of both programs: `/metrics`, `/healthz`, `/readyz`, `/api/status`, and `POST /api/reload`. Loopback unless
+//! told otherwise; the `Host` header must be an address or `localhost` (DNS rebinding), and pages of other sites cannot POST.
 
 use crate::error::StartupError;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -27,6 +27,11 @@ pub trait Status: Send + Sync + 'static {
     fn not_ready(&self) -> Vec<String>;
     /// Called before `/metrics` is rendered, to set gauges.
     fn before_metrics(&self) {}
+    /// Whether `/metrics` shows this line: what something counted that is no longer there is left out.
+    fn shows_metric(&self, line: &str) -> bool {
+        let _ = line;
+        true
+    }
     /// Other paths: (status, content type, body).
     fn extra(&self, path: &str) -> Option<(u16, &'static str, Vec<u8>)> {
         let _ = path;
@@ -44,7 +49,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Upper bounds of histogram buckets in seconds: from a packet's decoding to a player's patience.
 const BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
-const PATHS: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/api/status"];
+const PATHS: [&str; 5] = ["/metrics", "/healthz", "/readyz", "/api/status", "/api/reload (POST)"];
+const RELOAD: &str = "/api/reload";
 
 /// Installs the Prometheus recorder of this process (once) and returns its handle. Histograms named `…_seconds` have buckets
 /// from 1 ms to 60 s. If another recorder is installed, the handle renders nothing.
@@ -183,7 +189,7 @@ fn serve_connection(stream: TcpStream, admin: Arc<Admin>, graceful: &GracefulShu
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
         let admin = admin.clone();
-        async move { Ok::<_, Infallible>(admin.answer(&request)) }
+        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -204,19 +210,28 @@ const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Admin {
-    fn answer<B>(&self, request: &Request<B>) -> Answer {
+    async fn answer<B>(&self, request: &Request<B>) -> Answer {
         if !host_is_local(request) {
             return answer(403, TEXT, "the Host header must be an IP address or localhost\n");
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refusal = answer(405, TEXT, "only GET and HEAD\n");
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refusal;
-        }
+        let reading = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
+            RELOAD if *request.method() == Method::POST => reload(request).await,
+            RELOAD => not_allowed("POST"),
+            _ if !reading => not_allowed("GET, HEAD"),
+            path => self.page(path),
+        }
+    }
+
+    fn page(&self, path: &str) -> Answer {
+        match path {
             "/metrics" => {
                 self.status.before_metrics();
-                answer(200, PROMETHEUS, self.handle.render() + &crate::process::metrics())
+                let mut text = String::new();
+                let all = self.handle.render();
+                let shown = all.split_inclusive('\n').filter(|line| self.status.shows_metric(line));
+                shown.for_each(|line| text.push_str(line));
+                answer(200, PROMETHEUS, text + &crate::process::metrics())
             }
             "/healthz" => self.health(),
             "/readyz" => self.readiness(),
@@ -242,6 +257,27 @@ impl Admin {
         let status = if reasons.is_empty() { 200 } else { 503 };
         answer(status, JSON, json(&serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons })))
     }
+}
+
+/// Reads the configuration again, for programs on this machine and not for pages of other sites that a browser here shows.
+async fn reload<B>(request: &Request<B>) -> Answer {
+    if request.headers().contains_key(ORIGIN) {
+        return answer(403, TEXT, "web pages cannot do this: use curl -X POST\n");
+    }
+    match crate::shutdown::ask_to_reload().await {
+        Ok(()) => answer(200, JSON, json(&serde_json::json!({ "reloaded": true }))),
+        Err(e) => {
+            let error = serde_json::json!({ "code": e.code, "message": e.message, "try": e.hint });
+            let status = if e.code == "E-RELOAD" { 503 } else { 400 };
+            answer(status, JSON, json(&serde_json::json!({ "reloaded": false, "error": error })))
+        }
+    }
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let mut refusal = answer(405, TEXT, format!("only {methods}\n"));
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    refusal
 }
 
 fn json(value: &serde_json::Value) -> Vec<u8> {

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod ask;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -1,7 +1,9 @@
-//! What the settings of both programs share: their `config` command, the words for a value that cannot be, the state folder.
+//! What the settings of both programs share: their `config` and `completions` commands, the words for a value that cannot be, the state folder.
 
 use crate::error::StartupError;
 use std::path::{Path, PathBuf};
+
+pub use clap_complete::Shell;
 
 /// `config …` of a program.
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -21,6 +23,13 @@ pub enum ConfigCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+/// Prints the completions of a program's command line.
+pub fn completions<C: clap::CommandFactory>(shell: Shell) {
+    let mut command = C::command();
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
 }
 
 /// Where a setting came from, for errors.

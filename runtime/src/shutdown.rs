@@ -1,6 +1,9 @@
-//! SIGINT and SIGTERM end a program; SIGHUP has it read its configuration again.
+//! SIGINT and SIGTERM end a program; SIGHUP and `POST /api/reload` have it read its configuration again.
 
+use crate::error::StartupError;
+use std::sync::{Mutex, PoisonError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Exit status when a second signal cuts the orderly end short: 128 + SIGINT, as shells do.
@@ -21,33 +24,80 @@ pub fn on_signals() -> CancellationToken {
     token
 }
 
-/// SIGHUPs as they come.
-#[derive(Debug)]
-pub struct Hangups(Option<Signal>);
+/// Where the answer to a request goes.
+type Reply = oneshot::Sender<Result<(), StartupError>>;
 
-impl Hangups {
-    /// Listens from now on. Must be called inside a tokio runtime.
-    pub fn new() -> Hangups {
-        Hangups(
-            signal(SignalKind::hangup())
-                .inspect_err(|e| tracing::warn!(error = %e, "cannot listen for SIGHUP"))
-                .ok(),
-        )
+/// Requests to read the configuration again, as they come: SIGHUP, and [`ask_to_reload`].
+#[derive(Debug)]
+pub struct Reloads {
+    signal: Option<Signal>,
+    asked: mpsc::Receiver<Reply>,
+}
+
+/// Where [`ask_to_reload`] asks. One for the process, as signals are.
+static ASK: Mutex<Option<mpsc::Sender<Reply>>> = Mutex::new(None);
+
+/// One request to read the configuration again.
+#[derive(Debug)]
+pub struct Reload(Option<Reply>);
+
+impl Reloads {
+    /// Listens from now on, in place of any that listened before. Must be called inside a tokio runtime.
+    pub fn new() -> Reloads {
+        let signal = signal(SignalKind::hangup());
+        let signal = signal.inspect_err(|e| tracing::warn!(error = %e, "cannot listen for SIGHUP")).ok();
+        let (ask, asked) = mpsc::channel(1);
+        *ASK.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+        Reloads { signal, asked }
     }
 
     /// The next one. Cancel safe.
-    pub async fn next(&mut self) {
-        match &mut self.0 {
-            Some(signal) => _ = signal.recv().await,
-            None => std::future::pending().await,
+    pub async fn next(&mut self) -> Reload {
+        let signal = async {
+            match &mut self.signal {
+                Some(signal) => _ = signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = signal => Reload(None),
+            // There is always a sender: the one in `ASK`, or that of whoever took its place, which ends this one.
+            asked = self.asked.recv() => match asked {
+                Some(reply) => Reload(Some(reply)),
+                None => std::future::pending().await,
+            }
         }
     }
 }
 
-impl Default for Hangups {
+impl Default for Reloads {
     fn default() -> Self {
-        Hangups::new()
+        Reloads::new()
     }
+}
+
+impl Reload {
+    /// Tells who asked what came of it. (Who sent a signal reads the log.)
+    pub fn answer(self, result: Result<(), StartupError>) {
+        if let Some(reply) = self.0 {
+            let _ = reply.send(result);
+        }
+    }
+}
+
+/// As SIGHUP, for those who wait for what comes of it.
+///
+/// # Errors
+/// What is wrong with the configuration (everything stays as it is), or `E-RELOAD`: this program does not reload.
+pub async fn ask_to_reload() -> Result<(), StartupError> {
+    let ask = ASK.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (reply, answer) = oneshot::channel();
+    match ask {
+        Some(ask) => drop(ask.send(reply).await),
+        None => drop(reply),
+    }
+    let nobody = |_| StartupError::runtime("E-RELOAD", "this program does not reload now", "start it anew");
+    answer.await.unwrap_or_else(|e| Err(nobody(e)))
 }
 
 async fn watch(token: CancellationToken, mut interrupt: Signal, mut terminate: Signal) {

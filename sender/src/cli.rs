@@ -1,7 +1,8 @@
 //! The command line: URL first, flags called like the configuration keys, environment `MAHP_SENDER_…`.
 
 use crate::config::{ChannelSettings, SenderSettings};
-use mahp_runtime::settings::ConfigCommand;
+use mahp_runtime::settings::{ConfigCommand, Shell};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Pulls HLS and DASH from web origins and puts each segment once on IP multicast.
@@ -34,12 +35,53 @@ pub struct Cli {
 /// Commands besides sending.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum Command {
+    /// Ask a running sender how it goes
+    Status {
+        /// Its admin address [default: 127.0.0.1:7781]
+        #[arg(long, env = "MAHP_SENDER_ADMIN", value_name = "ADDRESS:PORT")]
+        admin: Option<SocketAddr>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what would be sent of these URLs, and send nothing (as --dry-run)
+    Probe {
+        /// HLS master or media playlist, or DASH MPD
+        #[arg(value_name = "URL", required = true)]
+        urls: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Options of the sender.
+        #[command(flatten)]
+        sender: Box<SenderSettings>,
+        /// Options of all channels.
+        #[command(flatten)]
+        channel: Box<ChannelSettings>,
+    },
     /// Look at configurations
     Config {
         /// What to do.
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Print completions of this command line for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// `probe` is `--dry-run` with other words.
+    pub fn of_probe(self) -> Cli {
+        match self.command {
+            Some(Command::Probe { urls, json, sender, channel }) => {
+                Cli { urls, json, dry_run: true, sender: *sender, channel: *channel, ..Cli::default() }
+            }
+            _ => self,
+        }
+    }
 }
 
 const COMMON_MISTAKES: &str = "\

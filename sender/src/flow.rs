@@ -7,7 +7,7 @@ use crate::status::RenditionStatus;
 use mahp_common::catalog::{Endpoint, Flow};
 use mahp_common::fec::{EncodeJob, EncodeResult};
 use mahp_common::session::send::{
-    Command, Event, FlowKind, Input, ObjectTag, Output, SendConfig, SendSession,
+    Command, Event, FlowKind, Input, ObjectTag, Output, SendConfig, SendSession, SendStats,
 };
 use mahp_common::{Object, ObjectKind, Time, Toi};
 use mahp_runtime::clock::Clock;
@@ -64,6 +64,8 @@ pub struct FlowTask {
     status: Arc<RenditionStatus>,
     channel: String,
     session: SendSession,
+    /// Counters that the status knows.
+    told: SendStats,
     source: SocketAddr,
     repair: SocketAddr,
     ahead: u64,
@@ -121,6 +123,7 @@ impl FlowTask {
             repair: address(flow.repair.as_ref().unwrap_or(&flow.endpoint)),
             ahead: AHEAD_BYTES.max(config.rate_bps / 8 * AHEAD.as_secs()),
             session: SendSession::new(config),
+            told: SendStats::default(),
             queue,
             repair_place,
             moq,
@@ -209,13 +212,24 @@ impl FlowTask {
                 Output::Timeout(at) => break at,
             }
         };
-        let s = self.session.stats();
-        self.status.source_bytes.store(s.source_bytes, Relaxed);
-        self.status.repair_bytes.store(s.repair_bytes, Relaxed);
-        self.status.fdt_bytes.store(s.fdt_bytes, Relaxed);
-        self.status.packets.store(s.packets, Relaxed);
-        self.status.queue_bytes.store(s.queued_bytes, Relaxed);
+        self.tell();
         at
+    }
+
+    /// What was sent since the last call. The counters may be those of a flow before this one.
+    fn tell(&mut self) {
+        let now = self.session.stats();
+        let before = std::mem::replace(&mut self.told, now.clone());
+        let status = &self.status;
+        for (sum, now, before) in [
+            (&status.source_bytes, now.source_bytes, before.source_bytes),
+            (&status.repair_bytes, now.repair_bytes, before.repair_bytes),
+            (&status.fdt_bytes, now.fdt_bytes, before.fdt_bytes),
+            (&status.packets, now.packets, before.packets),
+        ] {
+            sum.fetch_add(now.saturating_sub(before), Relaxed);
+        }
+        status.queue_bytes.store(now.queued_bytes, Relaxed);
     }
 
     fn on_send_error(&self, to: SocketAddr, error: &std::io::Error) {

@@ -6,6 +6,7 @@
 //! wire everything and are the only places that start detached tasks.
 #![forbid(unsafe_code)]
 
+mod ask;
 pub mod channels;
 pub mod cli;
 pub mod config;
@@ -46,28 +47,33 @@ pub fn main() -> Result<(), StartupError> {
 /// # Errors
 /// As [`main`].
 pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(), StartupError> {
-    let cli = cli::Cli::parse_from(args);
-    if let Some(cli::Command::Config { command }) = &cli.command {
-        return config::command(command);
+    let cli = cli::Cli::parse_from(args).of_probe();
+    match &cli.command {
+        Some(cli::Command::Config { command }) => return config::command(command),
+        Some(cli::Command::Completions { shell }) => {
+            mahp_runtime::settings::completions::<cli::Cli>(*shell);
+            return Ok(());
+        }
+        Some(cli::Command::Status { admin, json }) => return in_runtime(ask::status(*admin, *json)),
+        Some(cli::Command::Probe { .. }) | None => {}
     }
     let dry_run = cli.dry_run;
     let json = cli.json;
     let config = config::resolve(cli.clone())?;
     let reread: service::Reread = Box::new(move || config::resolve(cli.clone()));
     mahp_runtime::log::init(config.log_format, "info");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("mahp-sender").build().map_err(
-            |e| {
-                StartupError::runtime(
-                    "E-RUNTIME",
-                    format!("cannot start threads: {e}"),
-                    "raise the limit of processes (ulimit -u)",
-                )
-            },
-        )?;
-    let result = runtime.block_on(async {
+    in_runtime(async {
         if dry_run { run::dry_run(config, json).await } else { run::run(config, reread).await }
-    });
+    })
+}
+
+fn in_runtime(work: impl Future<Output = Result<(), StartupError>>) -> Result<(), StartupError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().thread_name("mahp-sender").build().map_err(|e| {
+        let hint = "raise the limit of processes (ulimit -u)";
+        StartupError::runtime("E-RUNTIME", format!("cannot start threads: {e}"), hint)
+    })?;
+    let result = runtime.block_on(work);
     // Encoding jobs that nobody waits for any more must not delay the exit.
     runtime.shutdown_background();
     result

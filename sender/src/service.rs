@@ -43,7 +43,7 @@ impl Service {
         for channel in missing {
             self.look_for(channel, RETRY);
         }
-        let mut hangups = shutdown::Hangups::new();
+        let mut reloads = shutdown::Reloads::new();
         let mut renewal = interval_at(Instant::now() + description::RENEWAL, description::RENEWAL);
         let stop = self.channels.stop.clone();
         loop {
@@ -51,7 +51,7 @@ impl Service {
                 Some((config, found)) = self.late.recv() => self.start(&config, found),
                 () = self.tasks.done(&stop), if self.missing.is_empty() => break,
                 () = stop.cancelled(), if !self.missing.is_empty() => self.missing.clear(),
-                () = hangups.next() => self.reload(),
+                reload = reloads.next() => reload.answer(self.reload()),
                 _ = renewal.tick() => self.channels.issue(),
             }
         }
@@ -94,14 +94,10 @@ impl Service {
     }
 
     /// Channels of the new configuration take the place of those of the old one; what is the same goes on undisturbed.
-    fn reload(&mut self) {
-        let next = match (self.reread)() {
-            Ok(next) => next,
-            Err(e) => {
-                tracing::error!("the configuration is not reloaded, everything goes on as it was: {e}");
-                return;
-            }
-        };
+    fn reload(&mut self) -> Result<(), StartupError> {
+        let next = (self.reread)().inspect_err(|e| {
+            tracing::error!("the configuration is not reloaded, everything goes on as it was: {e}");
+        })?;
         let program = |c: &Config| Config { channels: Vec::new(), ..c.clone() };
         if program(&next) != program(&self.config) {
             tracing::warn!(
@@ -127,5 +123,6 @@ impl Service {
         }
         // Settings that need a restart are still what they were.
         self.config.channels = next.channels;
+        Ok(())
     }
 }

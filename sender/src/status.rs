@@ -92,6 +92,8 @@ pub struct SenderStatus {
     channels: RwLock<Vec<(Channel, Vec<Entry>)>>,
     /// Channels that could not be started yet, and why.
     waiting: RwLock<BTreeMap<String, String>>,
+    /// Counters of channels that were taken away, by channel and rendition: if they come again, they go on.
+    retired: RwLock<BTreeMap<String, BTreeMap<String, Arc<RenditionStatus>>>>,
     repair: OnceLock<Arc<Service>>,
 }
 
@@ -107,22 +109,31 @@ impl SenderStatus {
         let _ = self.repair.set(service);
     }
 
-    /// Adds a channel with counters at zero.
+    /// Adds a channel. Its counters begin at zero, or go on where it was taken away before.
     pub fn add(&self, channel: &Channel) {
+        let mut retired = self.retired.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = retired.remove(&channel.name).unwrap_or_default();
         let entry = |r: &Rendition| Entry {
             channel: channel.name.clone(),
             live: channel.live,
             rendition: r.clone(),
-            status: Arc::default(),
+            status: before.remove(&r.id).unwrap_or_default(),
         };
         let entries = channel.renditions.iter().map(entry).collect();
+        drop(retired);
         self.channels.write().unwrap_or_else(PoisonError::into_inner).push((channel.clone(), entries));
         self.waiting.write().unwrap_or_else(PoisonError::into_inner).remove(&channel.name);
     }
 
-    /// Forgets a channel.
+    /// Shows a channel no longer.
     pub fn remove(&self, channel: &str) {
-        self.channels.write().unwrap_or_else(PoisonError::into_inner).retain(|(c, _)| c.name != channel);
+        let mut channels = self.channels.write().unwrap_or_else(PoisonError::into_inner);
+        let mut retired = self.retired.write().unwrap_or_else(PoisonError::into_inner);
+        for (_, entries) in channels.extract_if(.., |(c, _)| c.name == channel) {
+            let statuses = entries.into_iter().map(|e| (e.rendition.id, e.status));
+            retired.entry(channel.to_owned()).or_default().extend(statuses);
+        }
+        drop((channels, retired));
         self.waiting.write().unwrap_or_else(PoisonError::into_inner).remove(channel);
     }
 
@@ -220,6 +231,12 @@ impl Status for SenderStatus {
         };
         let waiting = self.waiting().into_iter().map(|(name, trouble)| format!("{name}: {trouble}"));
         self.entries().iter().filter_map(why).chain(waiting).collect()
+    }
+
+    fn shows_metric(&self, line: &str) -> bool {
+        let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |name: &String| line.contains(&format!("channel=\"{name}\""));
+        retired.is_empty() || !retired.keys().any(of)
     }
 
     fn before_metrics(&self) {

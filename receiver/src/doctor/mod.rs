@@ -17,6 +17,7 @@ pub use facts::{Facts, FlowLook, Iface, Membership, Socket};
 pub use gather::gather;
 
 use crate::config::SessionSource;
+use mahp_runtime::ask;
 use mahp_runtime::error::StartupError;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -146,7 +147,7 @@ impl Flows {
     /// # Errors
     /// `E-ADMIN`: nobody answers, and nothing was named.
     pub async fn of(admin: SocketAddr) -> Result<Flows, StartupError> {
-        let body = crate::run::ask_admin(admin, "/api/flows").await.map_err(|e| StartupError {
+        let body = ask::admin("mahp-receiver", admin, "/api/flows").await.map_err(|e| StartupError {
             hint: format!("{}\nor name what to look for: mahp-receiver doctor SOURCE@GROUP:PORT", e.hint),
             ..e
         })?;
@@ -181,7 +182,7 @@ impl Flows {
         match self {
             Flows::Named(flows) => flows.clone(),
             Flows::Running(admin, first) => {
-                let body = runtime.block_on(crate::run::ask_admin(*admin, "/api/flows"));
+                let body = runtime.block_on(ask::admin("mahp-receiver", *admin, "/api/flows"));
                 body.ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_else(|| first.clone())
             }
         }

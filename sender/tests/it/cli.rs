@@ -159,6 +159,27 @@ fn help_lists_defaults_and_common_mistakes() {
     }
 }
 
+fn list(args: &[&str]) -> Vec<String> {
+    args.iter().map(|a| (*a).to_owned()).collect()
+}
+
+#[test]
+fn other_commands() {
+    assert_error(&program(&["status", "--admin", "127.0.0.1:9"]), "E-ADMIN", 1, &["--admin", "mahp-sender"]);
+    assert_error(&program(&["probe", "ftp://host/x"]), "E-URL", 2, &["scheme `ftp`"]);
+    for shell in ["bash", "zsh", "fish"] {
+        let output = program(&["completions", shell]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success() && text.contains("mahp-sender") && text.contains("dry-run"),
+            "{shell}"
+        );
+    }
+    for bad in [&["probe"][..], &["completions", "csh"], &["nonesuch", "--frobnicate"]] {
+        assert_eq!(program(bad).status.code(), Some(2), "{bad:?}");
+    }
+}
+
 #[tokio::test]
 async fn dry_run_shows_the_plan_and_sends_nothing() {
     let origin = ScriptedOrigin::start().await;
@@ -187,6 +208,8 @@ async fn dry_run_shows_the_plan_and_sends_nothing() {
         run(vec![url.to_string(), "--dry-run".into(), "--json".into(), "--interface".into(), "lo".into()])
             .await;
     assert_eq!(again.stdout, output.stdout, "the same groups at each start");
+    let probe = run(list(&["probe", url.as_str(), "--json", "--interface", "lo"])).await;
+    assert_eq!(probe.stdout, output.stdout, "the same in other words");
     let text = run(vec![
         url.to_string(),
         "--dry-run".into(),

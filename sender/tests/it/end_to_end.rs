@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 pub(crate) struct Sender {
     pub(crate) child: Child,
     description: url::Url,
-    admin: String,
+    pub(crate) admin: String,
 }
 
 pub(crate) async fn start(args: &[&str]) -> Sender {
@@ -60,7 +60,7 @@ impl Sender {
 }
 
 /// The text at `path` of the server of `url`.
-async fn text_at(url: &str, path: &str) -> String {
+pub(crate) async fn text_at(url: &str, path: &str) -> String {
     let url = url::Url::parse(url).and_then(|u| u.join(path)).expect("URL");
     let body = Fetcher::new("test").get(&url, Request::default()).await.expect("served").body;
     String::from_utf8(body.to_vec()).expect("text")

@@ -1,10 +1,11 @@
 //! SIGHUP: channels come and go with the configuration file, and what is the same goes on.
 
-use crate::end_to_end::{Sender, start};
+use crate::end_to_end::{Sender, start, text_at};
 use crate::support::{Reply, ScriptedOrigin, playlist, segments};
 use mahp_common::catalog::Channel;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 /// A configuration file that is removed with the value.
@@ -77,6 +78,28 @@ async fn until_sent(sender: &Sender, channel: &str, count: u64) {
     panic!("{channel}: never {count} segments sent");
 }
 
+/// Status and body of `POST /api/reload`.
+async fn post(sender: &Sender) -> (String, String) {
+    let admin = url::Url::parse(&sender.admin).expect("URL");
+    let host = admin.authority();
+    let mut stream = tokio::net::TcpStream::connect(host).await.expect("listens");
+    let request = format!("POST /api/reload HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    (head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// What `mahp-sender status` prints.
+async fn status_text(sender: &Sender) -> String {
+    let admin = url::Url::parse(&sender.admin).expect("URL");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_mahp-sender"));
+    let output = program.args(["status", "--admin", admin.authority()]).output().await.expect("runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn channels_come_and_go_with_the_file() {
     let origin = ScriptedOrigin::start().await;
@@ -88,6 +111,7 @@ async fn channels_come_and_go_with_the_file() {
     let mut sender = start(&["--config", file.path().to_str().expect("a path of text")]).await;
     let before = described(&sender, &["one", "two"]).await;
     until_sent(&sender, "one", 3).await;
+    until_sent(&sender, "two", 3).await;
 
     file.write(&text(&origin, &[("one", 15), ("three", 15), ("two", 40)]));
     hang_up(&sender).await;
@@ -99,14 +123,22 @@ async fn channels_come_and_go_with_the_file() {
     assert_eq!(flow(&after[2]).repair_percent, 40);
     assert_eq!(flow(&after[2]).endpoint, flow(&before[1]).endpoint, "a changed channel keeps its group");
     until_sent(&sender, "three", 3).await;
-    until_sent(&sender, "two", 3).await;
+    until_sent(&sender, "two", 6).await;
+    assert!(text_at(&sender.admin, "/metrics").await.contains("channel=\"two\""));
 
     // A file with an error changes nothing.
     file.write("[[channel]]\nurll = \"http://origin.example/x.m3u8\"\n");
     hang_up(&sender).await;
+    let (status, why) = post(&sender).await;
+    assert!(status == "400" && why.contains("E-CONFIG") && why.contains("`url`"), "{status} {why}");
+    let says = status_text(&sender).await;
+    assert!(says.contains("one (live): ") && says.contains(" objects sent, 0 late"), "{says}");
     file.write(&text(&origin, &[("three", 15)]));
-    hang_up(&sender).await;
+    assert_eq!(post(&sender).await, ("200".to_owned(), "{\"reloaded\":true}\n".to_owned()));
     let last = described(&sender, &["three"]).await;
     assert_eq!(last[0], after[1]);
+    let metrics = text_at(&sender.admin, "/metrics").await;
+    assert!(metrics.contains("channel=\"three\""));
+    assert!(!metrics.contains("channel=\"one\"") && !metrics.contains("channel=\"two\""), "they are gone");
     assert!(sender.child.try_wait().expect("asked").is_none(), "it runs on");
 }
