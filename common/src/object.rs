@@ -114,8 +114,17 @@ pub struct ObjectMeta {
     pub media_time: Option<Duration>,
     /// Duration of media in it.
     pub duration: Option<Duration>,
-    /// When the origin made it available at the sender, Unix milliseconds: receivers show delay with it.
+    /// When the origin made it available at the sender, Unix milliseconds: receivers show delay with it. 0: long before
+    /// ([`ObjectMeta::is_past`]).
     pub available_at: Option<u64>,
+}
+
+impl ObjectMeta {
+    /// Of a live channel, but from before what its sender began with: an EVENT playlist's past, sent when there is time. Says
+    /// nothing of what comes next, and nobody waits for it unasked.
+    pub fn is_past(&self) -> bool {
+        self.kind == ObjectKind::Media && self.available_at == Some(0)
+    }
 }
 
 /// An object with its bytes, in one piece, as the sender has it.

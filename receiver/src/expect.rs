@@ -79,6 +79,8 @@ struct Announced {
     at: Time,
     /// Listed first in its FDT Instance: it was being sent when it was described.
     begun: bool,
+    /// From long before the live edge: says nothing of what comes next.
+    past: bool,
     /// For parts of a file: the last byte heard of so far.
     last_byte: Option<u64>,
 }
@@ -143,9 +145,7 @@ impl Hearing {
         newest: bool,
         last_byte: Option<u64>,
     ) {
-        let before = self.announced.get(key).and_then(|a| a.last_byte);
-        let entry = Announced { at: now, begun: newest, last_byte: last_byte.max(before) };
-        self.announced.insert(key, entry);
+        self.note(now, key, newest, false, last_byte);
         if kind != ObjectKind::Media || !newest {
             return;
         }
@@ -157,6 +157,17 @@ impl Hearing {
         }
         let position = self.order.position_or_next(key);
         self.started = self.started.max(Some(position));
+    }
+
+    /// The same of what is sent from before the live edge, when there is time: it is coming, and nothing follows from it.
+    pub fn announced_past(&mut self, now: Time, key: &ResourceKey, newest: bool, last_byte: Option<u64>) {
+        self.note(now, key, newest, true, last_byte);
+    }
+
+    fn note(&mut self, now: Time, key: &ResourceKey, begun: bool, past: bool, last_byte: Option<u64>) {
+        let before = self.announced.get(key).and_then(|a| a.last_byte);
+        let entry = Announced { at: now, begun, past, last_byte: last_byte.max(before) };
+        self.announced.insert(key, entry);
     }
 
     /// A playlist names these, oldest first. `by_multicast`: it came by multicast, and so after everything it lists.
@@ -173,7 +184,7 @@ impl Hearing {
         if self.started.is_some() {
             let order = &self.order;
             let since = self.joined_at;
-            let begun = self.announced.iter().filter(|(_, a)| a.begun && a.at >= since);
+            let begun = self.announced.iter().filter(|(_, a)| a.begun && !a.past && a.at >= since);
             self.started = begun.filter_map(|(key, _)| order.at.get(key)).copied().max().or(self.started);
         }
     }

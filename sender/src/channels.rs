@@ -138,7 +138,7 @@ struct Starting<'a> {
 
 impl Starting<'_> {
     fn live_hls(&mut self, found: Found) {
-        let options = FollowOptions { carry_keys: self.config.carry_keys };
+        let options = FollowOptions { carry_keys: self.config.carry_keys, repeat: self.config.repeat };
         if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(self.channel)) {
             let (origin, sink) = self.flow(r);
             self.aside(

@@ -138,7 +138,7 @@ pub struct ChannelSettings {
     /// Encoding symbol length in bytes, a multiple of 8 [default: 1344]
     #[arg(long, env = "MAHP_SENDER_SYMBOL_SIZE", value_name = "BYTES")]
     pub symbol_size: Option<u16>,
-    /// VOD: repeat for ever [default: false]
+    /// Repeat for ever what a VOD has, and the past of an EVENT playlist [default: false]
     #[arg(long = "loop", env = "MAHP_SENDER_LOOP", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(rename = "loop")]
     pub repeat: Option<bool>,

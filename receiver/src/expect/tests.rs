@@ -129,6 +129,26 @@ fn a_multicast_playlist_proves_that_its_segments_were_sent() {
 }
 
 #[test]
+fn the_past_says_nothing_of_the_live_edge() {
+    let mut h = live(10..16);
+    h.taught(&keys(1..18), false);
+    // Segment 3, and one that the playlist does not list (any more), between 15 and 16.
+    h.announced_past(ms(12_200), &key(3), true, None);
+    h.announced_past(ms(12_300), &key(0), true, None);
+    h.taught(&keys(1..18), false);
+    assert_eq!(ask(&h, ms(12_500), 3), Verdict::Expected { until: ms(13_700) }, "it is on its way");
+    assert_eq!(ask(&h, ms(14_000), 3), Verdict::NotComing(Absent::Passed));
+    assert_eq!(ask(&h, ms(12_500), 4), Verdict::NotComing(Absent::Passed));
+    assert_eq!(ask(&h, ms(12_500), 16), Verdict::Expected { until: ms(15_500) });
+    // Heard first of all after a join, it is no start to count from.
+    let mut late = Hearing::new(true, TARGET, Time::ZERO);
+    late.packets(ms(100));
+    late.announced_past(ms(100), &key(3), true, None);
+    late.taught(&keys(1..18), false);
+    assert_eq!(ask(&late, ms(200), 5), Verdict::NotComing(Absent::Passed));
+}
+
+#[test]
 fn a_silent_rendition_brings_nothing() {
     let h = live(10..16);
     assert!(matches!(ask(&h, ms(15_000), 16), Verdict::Expected { .. }));

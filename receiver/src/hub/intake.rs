@@ -102,7 +102,11 @@ impl State {
         };
         let resource = self.urls.key(&url);
         self.urls.learn(&resource, key);
-        entry.hearing.announced(now, &resource, meta.kind, newest, meta.range.map(|r| r.last));
+        let last_byte = meta.range.map(|r| r.last);
+        match meta.is_past() {
+            true => entry.hearing.announced_past(now, &resource, newest, last_byte),
+            false => entry.hearing.announced(now, &resource, meta.kind, newest, last_byte),
+        }
         let first = meta.range.map_or(0, |r| r.first);
         let here = self.store.piece(&resource, first).is_some_and(|s| is_same(&s.meta, &meta));
         if here {
@@ -153,7 +157,7 @@ impl State {
         }
         let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
         let Some(entry) = self.renditions.get(key) else { return };
-        let class = match entry.channel.live {
+        let class = match entry.channel.live && !stored.meta.is_past() {
             true => Class::Live { rendition: key.clone(), window: entry.target() * 6 },
             false => Class::Cached { rendition: Some(key.clone()) },
         };
@@ -358,7 +362,7 @@ impl super::Entry {
         self.stats.completion.record(time);
         self.stats.recent_completion.record(time);
         if meta.kind == ObjectKind::Media
-            && let Some(at) = meta.available_at
+            && let Some(at) = meta.available_at.filter(|_| !meta.is_past())
         {
             self.stats.delay_ms = Some(wall.unix_millis().saturating_sub(at));
         }

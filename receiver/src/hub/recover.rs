@@ -275,10 +275,10 @@ impl State {
 
 impl Entry {
     /// By when an object is needed: soon after a player has asked for it; of a live channel that is watched, before its players
-    /// run out of what they have. `None`: nobody needs it.
+    /// run out of what they have. `None`: nobody needs it, as what is sent of a live channel's past.
     fn deadline(&self, now: Time, flight: &Flight) -> Option<Time> {
         let target = self.target();
-        let live = self.channel.live && self.is_watched(now);
+        let live = self.channel.live && !flight.meta.is_past() && self.is_watched(now);
         let by_clock = live.then(|| flight.at + target.max(Duration::from_secs(2)) * 3 / 2);
         let by_player = flight.asked_at.map(|at| at + PATIENCE);
         by_clock.into_iter().chain(by_player).min()

@@ -43,7 +43,7 @@ pub enum Class {
         /// Media objects younger than this are kept beyond the fixed number (6 target durations).
         window: Duration,
     },
-    /// Of a film, or by unicast: kept while there is room. Manifests and init segments of a rendition are pinned all the same.
+    /// Of a film, of a live channel's past, or by unicast: kept while there is room. Manifests and init segments of a rendition are pinned all the same.
     Cached {
         /// The rendition, where known.
         rendition: Option<RenditionKey>,

@@ -3,6 +3,7 @@
 use super::cadence::Cadence;
 use super::hls::{HlsRendition, NewSegment, Tracker, Version, version};
 use super::outbox::{Outbox, Step};
+use super::past::Past;
 use super::{Inits, Origin, Want, text};
 use crate::sink::{Item, ObjectSink};
 use http::HeaderMap;
@@ -26,6 +27,8 @@ const INIT_REPEAT: Duration = Duration::from_secs(2);
 pub struct FollowOptions {
     /// Keys are carried too.
     pub carry_keys: bool,
+    /// The past of EVENT playlists is sent again and again.
+    pub repeat: bool,
 }
 
 /// Follows until the origin ends the stream (EXT-X-ENDLIST) and everything is sent.
@@ -50,6 +53,7 @@ struct Follower {
     map: Option<String>,
     inits: Inits,
     keys: BTreeSet<String>,
+    past: Past,
     repeat_at: Time,
     ended: bool,
 }
@@ -71,6 +75,7 @@ impl Follower {
             map: None,
             inits: Inits::default(),
             keys: BTreeSet::new(),
+            past: Past::new(origin.clone(), options.repeat, options.carry_keys),
             repeat_at: now + INIT_REPEAT,
             ended: false,
             origin,
@@ -88,6 +93,8 @@ impl Follower {
 
     async fn step(&mut self) {
         let clock = self.origin.clock;
+        // Looked at again whenever something else has happened; the repetition of init segments is often enough.
+        let idle = self.outbox.is_idle() && self.origin.status.queue_bytes.load(Relaxed) == 0;
         tokio::select! {
             step = self.outbox.step() => if let Step::Fetched(object) = step {
                 self.on_fetched(*object);
@@ -95,6 +102,9 @@ impl Follower {
             answer = self.poll.answer(), if !self.ended => if let Some(version) = answer {
                 self.on_version(version);
             },
+            old = self.past.next(), if idle && !self.ended && self.past.is_due() => {
+                old.into_iter().for_each(|item| self.outbox.push(item));
+            }
             () = sleep_until(clock.instant(self.repeat_at)) => self.repeat_inits(),
         }
     }
@@ -108,12 +118,14 @@ impl Follower {
         if news.restarted {
             tracing::info!(url = %self.poll.url, "the origin began anew; following from its live edge");
             (self.map, self.inits, self.keys) = (None, Inits::default(), BTreeSet::new());
+            self.past.forget();
         }
         if news.skipped > 0 {
             tracing::warn!(url = %self.poll.url, skipped = news.skipped, "segments passed unseen");
             self.origin.status.skipped.fetch_add(news.skipped, Relaxed);
         }
         self.outbox.hold = version.media.target_duration.max(Duration::from_millis(500));
+        self.past.seen(&version, &news.segments);
         for segment in news.segments {
             self.want(segment);
         }

@@ -29,7 +29,7 @@ async fn rig(options: FollowOptions, prepare: impl FnOnce(&ScriptedOrigin)) -> R
     Rig { origin: server, sink, status, tasks }
 }
 
-const PLAIN: FollowOptions = FollowOptions { carry_keys: false };
+const PLAIN: FollowOptions = FollowOptions { carry_keys: false, repeat: false };
 
 fn list(items: &[&str]) -> Vec<String> {
     items.iter().map(|s| (*s).to_owned()).collect()
@@ -74,6 +74,52 @@ async fn window_slides_and_nothing_is_sent_twice() {
     }
     let last = rig.sink.items().pop().expect("an item").object;
     assert_eq!(last.data, playlist(4, 9, &[]).as_bytes(), "byte for byte");
+}
+
+/// What goes out of an EVENT playlist that grows from six segments to seven and eight, and whether it went out before.
+async fn event(repeat: bool, count: usize) -> Vec<(String, bool)> {
+    let text = |last| playlist(1, last, &[(1, "#EXT-X-PLAYLIST-TYPE:EVENT")]);
+    let rig = rig(FollowOptions { repeat, ..PLAIN }, |o| {
+        segments(o, "/live", 1, 20);
+        set_playlist(o, &text(6));
+    })
+    .await;
+    rig.sink.wait("the edge, and two of the past", |s| s.items().len() >= 6).await;
+    set_playlist(&rig.origin, &text(7));
+    rig.sink.wait("a new one, and one of the past", |s| s.items().len() >= 9).await;
+    set_playlist(&rig.origin, &text(8));
+    rig.sink.wait("another", |s| s.items().len() >= count).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for item in rig.sink.items() {
+        let meta = &item.object.meta;
+        let old = ["1", "2", "3"].iter().any(|n| meta.url.ends_with(&format!("/seg{n}.ts")));
+        assert_eq!(meta.is_past(), old, "{}", meta.url);
+    }
+    let name = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
+    rig.sink.items().into_iter().map(|item| (name(&item.object.meta.url), item.repeat)).collect()
+}
+
+#[tokio::test]
+async fn the_past_of_an_event_follows_its_edge() {
+    let mut expected: Vec<(String, bool)> = [
+        "seg4.ts",
+        "seg5.ts",
+        "seg6.ts",
+        "media.m3u8",
+        "seg3.ts",
+        "seg2.ts",
+        "seg7.ts",
+        "media.m3u8",
+        "seg1.ts",
+    ]
+    .into_iter()
+    .chain(["seg8.ts", "media.m3u8"])
+    .map(|name| (name.to_owned(), false))
+    .collect();
+    assert_eq!(event(false, 11).await, expected, "each once");
+    // The carousel begins anew with what was new at the time.
+    expected.push(("seg1.ts".to_owned(), true));
+    assert_eq!(event(true, 12).await, expected);
 }
 
 #[tokio::test]
@@ -255,7 +301,7 @@ async fn gaps_are_not_asked_for_and_init_segments_come_first() {
 #[tokio::test]
 async fn keys_are_carried_only_on_request() {
     for carry_keys in [false, true] {
-        let rig = rig(FollowOptions { carry_keys }, |o| {
+        let rig = rig(FollowOptions { carry_keys, ..PLAIN }, |o| {
             segments(o, "/live", 1, 2);
             o.set("/live/key.bin", Reply::ok(vec![1; 16]));
             let key = "#EXT-X-KEY:METHOD=AES-128,URI=\"key.bin\"";
