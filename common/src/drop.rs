@@ -48,6 +48,8 @@ reasons! {
     Late = "late",
     /// Same symbol with other bytes: one of the two is forged or damaged.
     SymbolConflict = "symbol_conflict",
+    /// Symbol that the repair symbols of its block show to be forged or damaged.
+    WrongSymbol = "wrong_symbol",
     /// No room: too many objects at once.
     ObjectLimit = "object_limit",
     /// No room: bytes under assembly.

@@ -6,6 +6,7 @@
 //! only for a block that lost something.
 
 use super::Blocks;
+use super::audit::{Received, Verdict, find_wrong};
 use crate::ids::{Esi, Sbn, Toi};
 use bytes::Bytes;
 use raptorq::{
@@ -88,21 +89,31 @@ impl EncodeJob {
     }
 
     fn encode(&self) -> Vec<(Esi, Vec<u8>)> {
-        let size = usize::from(self.symbol_size);
-        let padded = extended_source_block_symbols(self.symbols);
-        let mut block = Vec::with_capacity(padded as usize * size);
-        block.extend_from_slice(&self.data);
-        block.resize(padded as usize * size, 0);
-        let encoder = SourceBlockEncoder::new(0, &block_oti(self.symbol_size), &block);
-        // Repair symbol j of a block of K' symbols has the same internal symbol ID (K' + j) as that of the block of K
-        // symbols it was padded from; only its ESI differs (RFC 6330 section 5.3.1).
-        encoder
+        let first = self.symbols + self.first;
+        padded_encoder(&self.data, self.symbols, self.symbol_size)
             .repair_packets(self.first, self.count)
             .into_iter()
-            .zip(self.symbols + self.first..)
+            .zip(first..)
             .map(|(packet, esi)| (Esi(esi), packet.split().1))
             .collect()
     }
+}
+
+/// Repair symbol j of a block of K' symbols has the same internal symbol ID (K' + j) as that of the block of K symbols it
+/// was padded from; only its ESI differs (RFC 6330 section 5.3.1).
+fn padded_encoder(data: &[u8], symbols: u32, symbol_size: u16) -> SourceBlockEncoder {
+    let bytes = extended_source_block_symbols(symbols) as usize * usize::from(symbol_size);
+    let mut block = Vec::with_capacity(bytes);
+    block.extend_from_slice(data);
+    block.resize(bytes, 0);
+    SourceBlockEncoder::new(0, &block_oti(symbol_size), &block)
+}
+
+/// The repair symbols of these ESIs, each K or above.
+pub(super) fn encode_padded(data: &[u8], symbols: u32, symbol_size: u16, esis: &[u32]) -> Vec<Vec<u8>> {
+    let encoder = padded_encoder(data, symbols, symbol_size);
+    let of = |esi: &u32| encoder.repair_packets(esi.saturating_sub(symbols), 1);
+    esis.iter().flat_map(of).map(|packet| packet.split().1).collect()
 }
 
 /// A source block to solve.
@@ -122,6 +133,8 @@ pub struct DecodeJob {
     pub(crate) have: Bitmap,
     /// Repair symbols.
     pub(crate) repair: Vec<(Esi, Vec<u8>)>,
+    /// Whether some symbols may be wrong: they are looked for and taken out first.
+    pub(crate) audit: bool,
 }
 
 /// A solved block, or the same block still unsolved.
@@ -129,20 +142,56 @@ pub struct DecodeJob {
 pub struct DecodeResult {
     pub(crate) job: DecodeJob,
     pub(crate) solved: bool,
+    /// Symbols that were found to be wrong and taken out.
+    pub(crate) wrong: u32,
 }
 
 impl DecodeJob {
     /// Solves the block; on failure gives everything back, so that more symbols can be added.
     pub fn run(mut self) -> DecodeResult {
+        let before = self.held();
+        let usable = !self.audit
+            || match catch_unwind(AssertUnwindSafe(|| find_wrong(self.received()))) {
+                Ok(verdict) => self.take_out(verdict),
+                Err(_) => false,
+            };
+        let wrong = before - self.held();
+        let solved = usable && (self.missing() == 0 || self.rebuild());
+        DecodeResult { job: self, solved, wrong }
+    }
+
+    fn held(&self) -> u32 {
+        self.have.count() + self.repair.len() as u32
+    }
+
+    fn received(&self) -> Received<'_> {
+        let DecodeJob { symbols, symbol_size, buffer, have, repair, .. } = self;
+        Received { symbols: *symbols, symbol_size: *symbol_size, buffer, have, repair }
+    }
+
+    /// False: nothing is known about which symbols are right.
+    fn take_out(&mut self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Unknown => return false,
+            Verdict::Consistent => {}
+            Verdict::Without(source, repair) => {
+                source.into_iter().for_each(|i| self.have.clear(i));
+                let mut at = 0..;
+                self.repair.retain(|_| at.next().is_none_or(|i: usize| !repair.contains(&i)));
+            }
+        }
+        true
+    }
+
+    fn rebuild(&mut self) -> bool {
         let decoded = catch_unwind(AssertUnwindSafe(|| self.decode())).ok().flatten();
-        let solved = match decoded {
+        match decoded {
             Some(block) if block.len() == self.buffer.len() => {
                 self.buffer = block;
                 true
             }
             _ => false,
-        };
-        DecodeResult { job: self, solved }
+        }
     }
 
     fn decode(&self) -> Option<Vec<u8>> {
@@ -215,6 +264,16 @@ impl Bitmap {
         }
     }
 
+    /// Clears `i`.
+    pub fn clear(&mut self, i: usize) {
+        if self.get(i)
+            && let Some(word) = self.words.get_mut(i / 64)
+        {
+            *word &= !(1 << (i % 64));
+            self.count -= 1;
+        }
+    }
+
     /// How many are set.
     pub const fn count(&self) -> u32 {
         self.count
@@ -276,6 +335,7 @@ mod tests {
                 buffer,
                 have,
                 repair: repair.clone(),
+                audit: false,
             }
         };
         let ok = job(25).run();

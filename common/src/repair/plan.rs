@@ -403,7 +403,8 @@ impl Planner {
                 }
                 return;
             }
-            None if object.missing_share() > WHOLE_SHARE => Action::OriginWhole,
+            // Which bytes are wrong is not known.
+            None if object.lack.doubtful || object.missing_share() > WHOLE_SHARE => Action::OriginWhole,
             None => Action::OriginRanges,
         };
         if let Err(wait) = self.bucket.take(now, cost) {

@@ -8,4 +8,6 @@ pub mod recv;
 pub mod send;
 
 #[cfg(test)]
+mod forgery_tests;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::drop::DropReason;
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Esi, Toi, Tsi};
 use crate::limits;
-use crate::object::ObjectMeta;
+use crate::object::{ObjectMeta, Payload};
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcPacket, PayloadId};
 use crate::wire::ext::{ContentEncoding, ExtFdt};
@@ -263,7 +263,7 @@ impl RecvSession {
         if entry.assembly.is_complete()
             && let Some(entry) = self.fdts.remove(&instance_id)
         {
-            let bytes = entry.assembly.into_payload().to_bytes();
+            let bytes = entry.assembly.payload().to_bytes();
             // One that was refused (forged, damaged) must not stand in the way of the real one of the same ID.
             if self.accept_fdt(&bytes, entry.encoding, true) {
                 if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
@@ -381,15 +381,34 @@ impl RecvSession {
         while let Some(job) = object.solve(self.now) {
             self.commands.push_back(job);
         }
-        if object.is_complete()
-            && let Some(meta) = object.meta.take()
-            && let Some(object) = self.remove(toi)
-        {
-            self.complete(toi, meta, object);
+        if object.is_complete() && object.meta.is_some() {
+            self.complete(toi);
+        } else if object.is_hopeless() {
+            self.give_up(toi, DropReason::DigestMismatch);
         }
     }
 
-    fn complete(&mut self, toi: Toi, meta: ObjectMeta, object: Assembly) {
+    /// Every block of a described object is here: it is what was promised, or there are wrong symbols to be found.
+    fn complete(&mut self, toi: Toi) {
+        let Some(object) = self.objects.get_mut(&toi) else { return };
+        let (payload, meta) = (object.payload(), object.meta.as_ref());
+        let intact =
+            meta.is_some_and(|m| payload.len() == m.length && m.digest.is_none_or(|d| d == payload.digest()));
+        if intact {
+            if let Some(object) = self.remove(toi) {
+                self.hand_out(toi, object, payload);
+            }
+            return;
+        }
+        drop(payload); // the buffers are taken back without a copy
+        if object.doubt(self.now) {
+            self.after_symbol(toi);
+        } else {
+            self.give_up(toi, DropReason::DigestMismatch);
+        }
+    }
+
+    fn hand_out(&mut self, toi: Toi, object: Assembly, payload: Payload) {
         let how = Reception {
             first_symbol: object.first_symbol.unwrap_or(self.now),
             completed: self.now,
@@ -408,23 +427,20 @@ impl RecvSession {
         }
         self.stats.recovered_symbols += how.recovered;
         self.stats.loss_runs.iter_mut().zip(object.runs).for_each(|(sum, n)| *sum += n);
-        let payload = object.into_payload();
-        let intact = payload.len() == meta.length && meta.digest.is_none_or(|d| d == payload.digest());
-        if intact {
-            self.stats.objects_complete += 1;
-            self.stats.object_bytes.add_all(&how.bytes);
-            self.finish(toi, Some(meta.clone()));
-            self.events.push_back(Event::Complete { toi, meta, payload, how });
-        } else {
-            self.lose(toi, Some(meta), DropReason::DigestMismatch);
-        }
+        self.stats.objects_complete += 1;
+        self.stats.object_bytes.add_all(&how.bytes);
+        let meta = object.meta.unwrap_or_default();
+        self.finish(toi, Some(meta.clone()));
+        self.events.push_back(Event::Complete { toi, meta, payload, how });
     }
 
     fn decoded(&mut self, result: DecodeResult) {
         let id = result.job.object;
+        self.stats.drops.add(DropReason::WrongSymbol, result.wrong.into());
         if let Some(toi) = self.objects.iter().find(|(_, o)| o.id == id).map(|(t, _)| *t) {
             if let Some(object) = self.objects.get_mut(&toi)
                 && !object.solved(result, self.now)
+                && !object.is_doubtful()
             {
                 self.stats.drops.count(DropReason::DecodeFailed);
             }

@@ -4,6 +4,8 @@
 //! something, and only while it runs. Buffers are made when a block's first symbol arrives, so an OTI that promises much
 //! costs nothing until symbols come.
 
+mod doubt;
+
 use super::path::{BlockLack, ByPath, Path};
 use crate::drop::DropReason;
 use crate::fec::raptorq::Bitmap;
@@ -91,7 +93,15 @@ enum Block {
     Collecting(Collecting),
     /// Its buffer is with the decoder.
     Solving,
-    Done(Bytes),
+    Done(Done),
+}
+
+/// A block of which every source symbol is here. What they came from is kept until the object's digest is known to be right.
+#[derive(Debug)]
+struct Done {
+    bytes: Bytes,
+    have: Bitmap,
+    repair: Vec<(Esi, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -101,13 +111,25 @@ struct Collecting {
     have: Bitmap,
     repair: Vec<(Esi, Vec<u8>)>,
     repair_ids: BTreeSet<Esi>,
-    /// Since when it has at least K symbols.
+    /// Since when it has at least K symbols; in doubt, when the last came.
     solvable_since: Option<Time>,
     /// Symbols at the last failed attempt.
     tried_with: u32,
 }
 
 impl Collecting {
+    /// A block that was tried with so many symbols and needs more.
+    fn again(
+        buffer: Vec<u8>,
+        have: Bitmap,
+        repair: Vec<(Esi, Vec<u8>)>,
+        now: Time,
+        tried_with: u32,
+    ) -> Collecting {
+        let repair_ids = repair.iter().map(|(esi, _)| *esi).collect();
+        Collecting { buffer, have, repair, repair_ids, solvable_since: Some(now), tried_with }
+    }
+
     fn symbols(&self) -> u32 {
         self.have.count() + self.repair.len() as u32
     }
@@ -140,6 +162,10 @@ pub(super) struct Assembly {
     /// Symbols that came another way than by multicast, and their bytes.
     pub(super) fetched: u64,
     fetched_bytes: ByPath,
+    /// How often it was complete and not what was promised: some symbols are wrong.
+    doubts: u32,
+    /// How often blocks were searched for wrong symbols.
+    audits: u32,
 }
 
 /// What became of a symbol.
@@ -181,6 +207,8 @@ impl Assembly {
             runs: [0; RUN_BINS],
             fetched: 0,
             fetched_bytes: ByPath::default(),
+            doubts: 0,
+            audits: 0,
         }
     }
 
@@ -294,10 +322,10 @@ impl Assembly {
             c.repair.push((place.esi, symbol.to_vec()));
             Stored::Repair
         };
-        if c.solvable_since.is_none() && c.symbols() >= symbols {
+        if (c.solvable_since.is_none() || self.doubts > 0) && c.symbols() >= symbols {
             c.solvable_since = Some(now);
         }
-        let complete = c.have.count() == symbols;
+        let complete = c.have.count() == symbols && self.doubts == 0;
         self.bytes += cost;
         if self.first_symbol.is_none() {
             self.first_symbol = Some(now);
@@ -325,21 +353,25 @@ impl Assembly {
     }
 
     fn finish_block(&mut self, sbn: Sbn) {
-        let len = usize::try_from(self.cut.storage.block_bytes(sbn)).unwrap_or(usize::MAX);
-        let size = u64::from(self.cut.storage.symbol_size());
+        let len = self.block_len(sbn);
         if let Some(block) = self.blocks.get_mut(sbn.0 as usize)
             && let Block::Collecting(c) = std::mem::replace(block, Block::Empty)
         {
-            self.bytes -= (c.repair.len() as u64 * size).min(self.bytes);
-            *block = done(c.buffer, len);
+            *block = done(c.buffer, len, c.have, c.repair);
             self.done += 1;
         }
+    }
+
+    fn block_len(&self, sbn: Sbn) -> usize {
+        usize::try_from(self.cut.storage.block_bytes(sbn)).unwrap_or(usize::MAX)
     }
 
     /// The next block to solve now, if any: enough symbols, or none came for a while.
     pub(super) fn solve(&mut self, now: Time) -> Option<DecodeJob> {
         let storage = self.cut.storage;
+        let audit = self.doubts > 0;
         let ready = |(i, block): &(usize, &mut Block)| match block {
+            Block::Collecting(c) if audit => c.may_be_audited(storage.block_symbols(Sbn(*i as u32)), now),
             Block::Collecting(c) => {
                 let need = storage.block_symbols(Sbn(*i as u32));
                 let enough = c.symbols() >= (need + SURPLUS_SYMBOLS).max(c.tried_with + SURPLUS_SYMBOLS / 2);
@@ -351,6 +383,7 @@ impl Assembly {
         let (i, block) = self.blocks.iter_mut().enumerate().find(ready)?;
         let Block::Collecting(mut c) = std::mem::replace(block, Block::Solving) else { return None };
         let sbn = Sbn(i as u32);
+        self.audits += u32::from(audit);
         c.buffer.resize(storage.block_symbols(sbn) as usize * usize::from(storage.symbol_size()), 0);
         Some(DecodeJob {
             object: self.id,
@@ -360,45 +393,37 @@ impl Assembly {
             buffer: c.buffer,
             have: c.have,
             repair: c.repair,
+            audit,
         })
     }
 
     /// When [`Assembly::solve`] wants to be asked again, without further symbols.
     pub(super) fn solve_at(&self) -> Option<Time> {
-        self.blocks
-            .iter()
-            .filter_map(|b| match b {
-                Block::Collecting(c) if c.symbols() > c.tried_with => {
-                    c.solvable_since.map(|at| at + SOLVE_DELAY)
-                }
-                _ => None,
-            })
-            .min()
+        let least = if self.doubts > 0 { doubt::LEAST_SURPLUS } else { 0 };
+        let of = |(i, block): (u32, &Block)| match block {
+            Block::Collecting(c) => {
+                let need = self.cut.storage.block_symbols(Sbn(i)) + least;
+                let more = c.symbols() > c.tried_with && c.symbols() >= need;
+                c.solvable_since.filter(|_| more).map(|at| at + SOLVE_DELAY)
+            }
+            _ => None,
+        };
+        (0u32..).zip(&self.blocks).filter_map(of).min()
     }
 
     /// Takes a decoder's result back. True if the block is done.
     pub(super) fn solved(&mut self, result: DecodeResult, now: Time) -> bool {
-        let DecodeResult { job, solved } = result;
-        let size = u64::from(job.symbol_size);
+        let DecodeResult { job, solved, .. } = result;
+        let len = self.block_len(job.sbn);
         let Some(block @ Block::Solving) = self.blocks.get_mut(job.sbn.0 as usize) else { return false };
         if solved {
             self.recovered += u64::from(job.missing());
             count_runs(&job, &mut self.runs);
-            self.bytes -= (job.repair.len() as u64 * size).min(self.bytes);
-            let len = usize::try_from(self.cut.storage.block_bytes(job.sbn)).unwrap_or(usize::MAX);
-            *block = done(job.buffer, len);
+            *block = done(job.buffer, len, job.have, job.repair);
             self.done += 1;
         } else {
             let tried_with = job.have.count() + job.repair.len() as u32;
-            let repair_ids = job.repair.iter().map(|(esi, _)| *esi).collect();
-            *block = Block::Collecting(Collecting {
-                buffer: job.buffer,
-                have: job.have,
-                repair: job.repair,
-                repair_ids,
-                solvable_since: Some(now),
-                tried_with,
-            });
+            *block = Block::Collecting(Collecting::again(job.buffer, job.have, job.repair, now, tried_with));
         }
         solved
     }
@@ -408,9 +433,9 @@ impl Assembly {
     }
 
     /// The bytes, where complete.
-    pub(super) fn into_payload(self) -> Payload {
-        Payload::from_chunks(self.blocks.into_iter().filter_map(|b| match b {
-            Block::Done(bytes) => Some(bytes),
+    pub(super) fn payload(&self) -> Payload {
+        Payload::from_chunks(self.blocks.iter().filter_map(|b| match b {
+            Block::Done(done) => Some(done.bytes.clone()),
             _ => None,
         }))
     }
@@ -424,8 +449,13 @@ impl Assembly {
                 Block::Collecting(c) => (c.symbols(), c.repair.len() as u32, c.tried_with),
                 Block::Solving | Block::Done(_) => return None,
             };
-            let need = symbols.max(if tried_with > 0 { tried_with + 1 } else { 0 });
-            Some(BlockLack { sbn: Sbn(i), symbols, held, repair_held, missing: need.saturating_sub(held) })
+            let missing = if self.doubts > 0 {
+                doubt::wanted(symbols, held, tried_with)
+            } else {
+                let need = symbols.max(if tried_with > 0 { tried_with + 1 } else { 0 });
+                need.saturating_sub(held)
+            };
+            Some(BlockLack { sbn: Sbn(i), symbols, held, repair_held, missing })
         })
     }
 
@@ -505,9 +535,9 @@ fn count_runs(job: &DecodeJob, runs: &mut [u64; RUN_BINS]) {
     }
 }
 
-fn done(mut buffer: Vec<u8>, len: usize) -> Block {
+fn done(mut buffer: Vec<u8>, len: usize, have: Bitmap, repair: Vec<(Esi, Vec<u8>)>) -> Block {
     buffer.truncate(len);
-    Block::Done(buffer.into())
+    Block::Done(Done { bytes: buffer.into(), have, repair })
 }
 
 fn store_source(c: &mut Collecting, esi: Esi, symbol: &[u8], size: usize) -> Result<(), DropReason> {

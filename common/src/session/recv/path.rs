@@ -91,6 +91,8 @@ pub struct Lack {
     pub symbol_size: u16,
     /// Whether repair symbols help; without, only source symbols (byte ranges) do.
     pub fountain: bool,
+    /// Some symbol that is here is wrong, and more are needed to find out which.
+    pub doubtful: bool,
     /// When the object was first heard of, by description or symbol.
     pub since: Time,
     /// First symbol of it.
@@ -124,7 +126,7 @@ pub struct BlockLack {
     /// Of these, repair symbols.
     pub repair_held: u32,
     /// Symbols that would solve it: K less those held, and one more than at the last failed attempt. Up to two more are needed
-    /// in one case of 200 where repair symbols take part.
+    /// in one case of 200 where repair symbols take part. Of a doubtful object, what the next search for wrong ones needs.
     pub missing: u32,
 }
 
@@ -135,6 +137,7 @@ impl Assembly {
             length: self.length(),
             symbol_size: self.cut().storage().symbol_size(),
             fountain: self.cut().is_fountain(),
+            doubtful: self.is_doubtful(),
             since: self.since,
             first_symbol: self.first_symbol,
             last_symbol: self.last_symbol,

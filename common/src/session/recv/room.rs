@@ -72,7 +72,7 @@ impl RecvSession {
             .map(|(toi, _)| *toi)
     }
 
-    fn give_up(&mut self, toi: Toi, reason: DropReason) {
+    pub(super) fn give_up(&mut self, toi: Toi, reason: DropReason) {
         let Some(object) = self.remove(toi) else { return };
         let no_room = matches!(reason, DropReason::ByteLimit | DropReason::ObjectLimit);
         match object.meta {
@@ -138,6 +138,11 @@ impl RecvSession {
             self.objects.iter().filter(|(_, o)| now >= o.last_symbol + timeout).map(|(t, _)| *t).collect();
         for toi in old {
             self.give_up(toi, DropReason::Incomplete);
+        }
+        let hopeless: Vec<Toi> =
+            self.objects.iter().filter(|(_, o)| o.is_hopeless()).map(|(t, _)| *t).collect();
+        for toi in hopeless {
+            self.give_up(toi, DropReason::DigestMismatch);
         }
         self.fdts.retain(|_, f| now < f.assembly.last_symbol + timeout);
         let expired = self.held.expire(now);
