@@ -5,6 +5,7 @@ use bytes::Bytes;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::WireProfile;
 use mahp_common::fec::partition::source_oti;
+use mahp_common::repair::report::{Answer, ObjectLack, Reception, Report};
 use mahp_common::session::send::SendConfig;
 use mahp_common::wire::alc::AlcPacket;
 use mahp_common::wire::fdt::FdtFile;
@@ -129,6 +130,42 @@ fn by_hand() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn repair() -> anyhow::Result<()> {
+    let lack = |toi, blocks| ObjectLack { tsi: 1, toi, blocks };
+    let reception = Reception {
+        tsi: 1,
+        period_ms: 10_000,
+        packets: 9000,
+        source: 8000,
+        repair: 900,
+        expected: 8100,
+        lost: 100,
+        recovered: 99,
+        bytes: [("multicast".to_owned(), 10_000_000)].into(),
+        runs: vec![40, 12, 3],
+        join_ms: Some(12),
+    };
+    let lacks = vec![lack(1, vec![(0, 3), (1, 1)]), lack(2, vec![(0, 1)])];
+    let one = Report { receiver: 1, sample: 1.0, lacks, reception: Vec::new() };
+    let reports = [
+        one.clone(),
+        Report { receiver: 2, sample: 0.25, ..one.clone() },
+        Report { lacks: Vec::new(), reception: vec![reception], ..one },
+    ];
+    write("repair_report", "three", &reports.map(|r| r.to_json()).join(&b'\n'))?;
+    let answer =
+        Answer { wait_ms: Some(120), sample: 0.5, period_ms: 10_000, refused: vec!["1/2: no".into()] };
+    write("repair_answer", "wait", &answer.to_json())?;
+    write("repair_answer", "ask", br#"{"sample":1,"period_ms":10000}"#)?;
+    let asks = [
+        ("block", "tsi=1&toi=1&sbn=0&from=8388608&count=9\nbytes=0-99"),
+        // K' counts from above K: the library had no room for the last of them.
+        ("last", "tsi=1&toi=1&sbn=0&from=16776191&count=1\nbytes=-5"),
+        ("beyond", "tsi=1&toi=1&sbn=0&from=16777215&count=1\nbytes=19999-"),
+    ];
+    asks.into_iter().try_for_each(|(name, ask)| write("repair_request", name, ask.as_bytes()))
+}
+
 fn descriptions() -> anyhow::Result<()> {
     let text = r#"{
   "signature": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==",
@@ -246,6 +283,7 @@ fn main() -> anyhow::Result<()> {
     wire()?;
     moq()?;
     by_hand()?;
+    repair()?;
     descriptions()?;
     moq_contents()?;
     manifests()

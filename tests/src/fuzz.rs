@@ -3,6 +3,7 @@
 //! A target panics when a property does not hold. Seeds lie in `tests/corpus/NAME`, manifests also in `tests/manifests`.
 
 pub mod moq;
+pub mod repair;
 
 use crate::engines::wall;
 use mahp_common::auth::SigningKey;
@@ -31,7 +32,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "lct_alc", run: lct_alc, manifests: None },
     Target { name: "fdt", run: fdt, manifests: None },
     Target { name: "description", run: description, manifests: None },
@@ -39,6 +40,9 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "mpd_rewrite", run: mpd_rewrite, manifests: Some("mpd") },
     Target { name: "range", run: range, manifests: None },
     Target { name: "session", run: session, manifests: None },
+    Target { name: "repair_report", run: repair::report, manifests: None },
+    Target { name: "repair_answer", run: repair::answer, manifests: None },
+    Target { name: "repair_request", run: repair::request, manifests: None },
     Target { name: "moq_wire", run: moq::wire, manifests: None },
     Target { name: "moq_catalog", run: moq::catalog, manifests: None },
     Target { name: "moq_record", run: moq::record, manifests: None },
@@ -184,9 +188,11 @@ pub fn mpd_rewrite(data: &[u8]) {
         }
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let options = dash::RewriteOptions { time_path: Some("/time".into()) };
-    if let Ok(edits) = dash::rewrite(text, &base(), "/live/news/index", &channel_map(), &options) {
-        check_edits(text, &edits);
+    for time_shift_buffer in [None, Some(Duration::from_millis(12_345))] {
+        let options = dash::RewriteOptions { time_path: Some("/time".into()), time_shift_buffer };
+        if let Ok(edits) = dash::rewrite(text, &base(), "/live/news/index", &channel_map(), &options) {
+            check_edits(text, &edits);
+        }
     }
 }
 

@@ -121,8 +121,15 @@ macro_rules! targets {
         #[test]
         fn every_target_has_a_test() {
             assert_eq!(TARGETS.map(|t| t.name), [$(stringify!($name)),*]);
+            let manifest = include_str!("../../fuzz/Cargo.toml");
+            for Target { name, .. } in TARGETS {
+                assert!(manifest.contains(&format!("name = \"{name}\"")), "fuzz/Cargo.toml lacks {name}");
+            }
         }
     };
 }
 
-targets! { lct_alc fdt description m3u8_rewrite mpd_rewrite range session moq_wire moq_catalog moq_record }
+targets! {
+    lct_alc fdt description m3u8_rewrite mpd_rewrite range session repair_report repair_answer repair_request
+    moq_wire moq_catalog moq_record
+}

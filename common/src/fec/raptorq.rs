@@ -20,8 +20,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub const ESI_MULTICAST_END: u32 = 1 << 22;
 /// A MoQ publisher has those from [`ESI_MULTICAST_END`] on, below this.
 pub const ESI_MOQ_END: u32 = 1 << 23;
-/// The repair service has those from [`ESI_MOQ_END`] on, below this.
-pub const ESI_END: u32 = 1 << 24;
+/// The repair service has those from [`ESI_MOQ_END`] on, below this. The library counts from K' instead of K when it encodes,
+/// and refuses what would be more than 24 bits then; K' - K is below 1024 for every K.
+pub const ESI_END: u32 = (1 << 24) - (1 << 10);
 
 /// Repair symbols to make for one source block.
 #[derive(Clone, Debug)]
@@ -307,6 +308,17 @@ mod tests {
                 assert_eq!(a.payload_id().encoding_symbol_id(), esi.0, "K = {symbols}");
                 assert_eq!(a.data(), b.as_slice(), "K = {symbols}");
             }
+        }
+    }
+
+    #[test]
+    fn the_last_symbols_of_every_block_can_be_made() {
+        let widest =
+            (1..=crate::limits::SYMBOLS_PER_BLOCK).map(|k| extended_source_block_symbols(k) - k).max();
+        assert!(widest.is_some_and(|padding| padding <= (1 << 24) - ESI_END), "{widest:?}");
+        for symbols in [1, 11, 797] {
+            let made = encode(&block(symbols, 64, 0), symbols, 64, ESI_END - symbols - 1, 1);
+            assert_eq!(made.first().map(|(esi, _)| *esi), Some(Esi(ESI_END - 1)), "K = {symbols}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The repair service by HTTP: `/repair/symbols`, `/repair/object`, `/repair/report`.
 
+use super::ask::{SymbolsAsk, object_id, one_range};
 use super::{Busy, Service};
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
@@ -7,18 +8,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use mahp_common::fec::EncodeJob;
-use mahp_common::fec::raptorq::{ESI_END, ESI_MOQ_END};
 use mahp_common::repair::report::REPORT_BYTES;
-use mahp_common::repair::{OBJECT_PATH, ObjectId, REPORT_PATH, SYMBOLS_PATH};
-use mahp_common::{Esi, Sbn, Toi, Tsi};
+use mahp_common::repair::{OBJECT_PATH, REPORT_PATH, SYMBOLS_PATH};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the service stands on the sender's HTTP server.
 pub const PREFIX: &str = "/repair/";
-/// Symbols beyond K that may be asked for at once.
-const SPARE: u32 = 16;
 /// Longest wait for a free encoder.
 const ENCODER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait for the body of a report.
@@ -53,17 +50,9 @@ async fn symbols(service: &Arc<Service>, peer: IpAddr, query: &str) -> Answer {
         service.invalid();
         return text(StatusCode::BAD_REQUEST, "this object has no repair symbols: ask for its bytes\n");
     };
-    let symbols = code.block_symbols(ask.sbn);
-    if ask.sbn.0 >= code.count() || ask.count == 0 || ask.count > symbols + SPARE {
+    if let Err(why) = ask.check(&code) {
         service.invalid();
-        return text(StatusCode::BAD_REQUEST, "the object has no such block, or not so many symbols\n");
-    }
-    if ask.from.0 < ESI_MOQ_END || ask.from.0.checked_add(ask.count).is_none_or(|end| end > ESI_END) {
-        service.invalid();
-        return text(
-            StatusCode::BAD_REQUEST,
-            "encoding symbols from 8388608 to 16777215 are to be had here\n",
-        );
+        return text(StatusCode::BAD_REQUEST, format!("{why}\n"));
     }
     let bytes = u64::from(ask.count) * u64::from(code.symbol_size());
     if let Err(spent) = service.spend(peer, bytes) {
@@ -100,7 +89,7 @@ fn object(service: &Service, peer: IpAddr, query: &str, headers: &HeaderMap) -> 
     };
     let Some(kept) = service.get(id) else { return unknown() };
     let length = kept.data.len();
-    let range = match headers.get(http::header::RANGE).map(|v| one_range(v, length)) {
+    let range = match headers.get(http::header::RANGE).map(|v| one_range(v.to_str().ok()?, length)) {
         None => None,
         Some(Some(range)) => Some(range),
         Some(None) => {
@@ -146,47 +135,6 @@ async fn report(service: &Arc<Service>, peer: IpAddr, body: Incoming) -> Answer 
     }
 }
 
-/// A request for encoding symbols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SymbolsAsk {
-    id: ObjectId,
-    sbn: Sbn,
-    from: Esi,
-    count: u32,
-}
-
-impl SymbolsAsk {
-    fn parse(query: &str) -> Option<SymbolsAsk> {
-        Some(SymbolsAsk {
-            id: object_id(query)?,
-            sbn: Sbn(number(query, "sbn")?.try_into().ok()?),
-            from: Esi(number(query, "from")?.try_into().ok()?),
-            count: number(query, "count")?.try_into().ok()?,
-        })
-    }
-}
-
-fn object_id(query: &str) -> Option<ObjectId> {
-    Some(ObjectId { tsi: Tsi(number(query, "tsi")?), toi: Toi(number(query, "toi")?.into()) })
-}
-
-fn number(query: &str, name: &str) -> Option<u64> {
-    let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-    pair.bytes().all(|b| b.is_ascii_digit()).then(|| pair.parse().ok())?
-}
-
-/// `bytes=first-last`, `bytes=first-`, `bytes=-length`: within `length` bytes.
-fn one_range(value: &HeaderValue, length: usize) -> Option<(usize, usize)> {
-    let (first, last) = value.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
-    let end = length.checked_sub(1)?;
-    let range = match (first.trim(), last.trim()) {
-        ("", suffix) => (length.saturating_sub(suffix.parse().ok().filter(|n| *n > 0)?), end),
-        (first, "") => (first.parse().ok()?, end),
-        (first, last) => (first.parse().ok()?, last.parse::<usize>().ok()?.min(end)),
-    };
-    (range.0 <= range.1).then_some(range)
-}
-
 fn unknown() -> Answer {
     text(StatusCode::NOT_FOUND, "no such object, or it was sent too long ago\n")
 }
@@ -222,42 +170,5 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 fn set(answer: &mut Answer, name: http::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_read_strictly() {
-        let ask = SymbolsAsk::parse("tsi=1&toi=4000000000&sbn=2&from=8388608&count=9").expect("good");
-        assert_eq!((ask.id.toi, ask.sbn, ask.from, ask.count), (Toi(4_000_000_000), Sbn(2), Esi(1 << 23), 9));
-        for bad in [
-            "",
-            "tsi=1&toi=2&sbn=3&from=4",
-            "tsi=-1&toi=2&sbn=3&from=4&count=5",
-            "tsi=1&toi=2&sbn=99999999999&from=4&count=5",
-            "tsi=1&toi=+2&sbn=3&from=4&count=5",
-        ] {
-            assert_eq!(SymbolsAsk::parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn ranges_stay_within_the_object() {
-        let read = |text: &'static str| one_range(&HeaderValue::from_static(text), 1000);
-        assert_eq!(read("bytes=0-99"), Some((0, 99)));
-        assert_eq!(read("bytes=900-99999999999"), Some((900, 999)));
-        assert_eq!(read("bytes=990-"), Some((990, 999)));
-        assert_eq!(read("bytes=-5"), Some((995, 999)));
-        assert_eq!(read("bytes=-5000"), Some((0, 999)));
-        for bad in
-            ["bytes=1000-", "bytes=5-4", "bytes=-0", "bytes=-", "items=0-1", "bytes=0-1,5-6", "bytes=a-b"]
-        {
-            assert_eq!(read(bad), None, "{bad}");
-        }
-        assert_eq!(one_range(&HeaderValue::from_static("bytes=0-"), 0), None);
-        assert_eq!(one_range(&HeaderValue::from_static("bytes=-1"), 0), None);
     }
 }

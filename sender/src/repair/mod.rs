@@ -4,6 +4,7 @@
 //! ([`http`]) and the status. It decides nothing by itself: budgets, aggregation and the repair share are the engines of
 //! [`mahp_common::repair`].
 
+pub mod ask;
 pub mod http;
 pub mod status;
 pub mod store;

@@ -2,9 +2,11 @@
 
 use mahp_common::Tsi;
 use mahp_common::auth::SigningKey;
+use mahp_common::wire::fdt::FdtInstance;
 use mahp_moq::catalog::Catalog;
+use mahp_moq::limits;
+use mahp_moq::manifest::{self, RecordError};
 use mahp_moq::wire::{FetchDecoder, Message, Reader, StreamHeader, SubgroupObject, WireError};
-use mahp_moq::{limits, manifest};
 
 /// A stream of either kind. The first byte says which; a message that was read is written so that it reads the same.
 pub fn wire(data: &[u8]) {
@@ -51,9 +53,23 @@ pub fn catalog(data: &[u8]) {
     assert_eq!(Catalog::parse(&catalog.to_json()).as_ref(), Ok(&catalog));
 }
 
-/// A manifest record. Nothing passes that the key has not signed.
+/// A manifest record. Nothing passes that the key has not signed; what it has signed names one object, whole.
 pub fn record(data: &[u8]) {
     // Not the key of the signed seed.
-    let key = SigningKey::from_seed(&[2; 32]).verifying_key();
-    assert!(manifest::open(data, Tsi(1), &key).is_err(), "a forged record passed");
+    let key = SigningKey::from_seed(&[2; 32]);
+    assert!(manifest::open(data, Tsi(1), &key.verifying_key()).is_err(), "a forged record passed");
+    let Ok(instance) = FdtInstance::parse(data) else { return };
+    let Ok(signed) = instance.seal(Tsi(1), &key) else { return };
+    match manifest::open(&signed, Tsi(1), &key.verifying_key()) {
+        Ok(file) => {
+            assert!(file.meta.digest.is_some() && (file.oti.is_some() || file.repair_oti.is_some()));
+            assert_eq!(instance.files, [file]);
+        }
+        Err(RecordError::Files(n)) => assert_ne!(n, 1, "of {} files", instance.files.len()),
+        Err(_) => {}
+    }
+    assert!(
+        manifest::open(&signed, Tsi(2), &key.verifying_key()).is_err(),
+        "a record of another flow passed"
+    );
 }
