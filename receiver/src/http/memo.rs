@@ -1,5 +1,5 @@
 //! What the HTTP half remembers of manifests: the origin's versions, which resources are manifests or keys at all, the
-//! variables that a master playlist gives to its media playlists, and how far live playlists were listed.
+//! variables that a master playlist gives to its media playlists, how far live playlists were listed and where live MPDs begin.
 
 use super::ask::Ask;
 use crate::library::ResourceKey;
@@ -75,6 +75,7 @@ struct State {
     keys: Bounded<ResourceKey, ()>,
     variables: Bounded<ResourceKey, Variables>,
     listed: Bounded<ResourceKey, RangeInclusive<u64>>,
+    begun: Bounded<ResourceKey, u64>,
     described: Bounded<String, Arc<Channel>>,
 }
 
@@ -93,6 +94,7 @@ impl Default for Memo {
                 keys: Bounded::new(KNOWN_MAX),
                 variables: Bounded::new(PLAYLISTS_MAX),
                 listed: Bounded::new(PLAYLISTS_MAX),
+                begun: Bounded::new(PLAYLISTS_MAX),
                 described: Bounded::new(PLAYLISTS_MAX),
             }),
         }
@@ -207,6 +209,15 @@ impl Memo {
         let _ = state.listed.insert(playlist.clone(), first + head..=last - tail);
         // Neither is more than there are segments.
         (head as usize, tail as usize)
+    }
+
+    /// Notes where (wall-clock milliseconds) a live MPD begins, if it is known anew, and tells where it begins: never before
+    /// where it began once.
+    pub fn begin(&self, mpd: &ResourceKey, begins: Option<u64>) -> Option<u64> {
+        let mut state = self.lock();
+        let begins = begins.max(state.begun.entries.get(mpd).copied())?;
+        let _ = state.begun.insert(mpd.clone(), begins);
+        Some(begins)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -24,6 +24,7 @@ pub mod server;
 pub mod small;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 use crate::library::{Library, Source};
 use crate::origin::upstream::Upstream;

@@ -5,12 +5,13 @@ use super::Front;
 use super::ask::Ask;
 use super::routes::Form;
 use super::rungs;
+use super::window;
 use crate::expect::STALLED;
 use crate::library::{Availability, ResourceKey};
 use bytes::Bytes;
 use mahp_common::Time;
 use mahp_common::catalog::{Channel, Format};
-use mahp_common::manifest::hls::{self, Master, Media, Playlist};
+use mahp_common::manifest::hls::{self, Master, Media, Playlist, Segment};
 use mahp_common::manifest::url::{ChannelMap, GenericMap, UrlMap};
 use mahp_common::manifest::{Edit, ManifestError, apply, dash, sniff};
 use std::time::Duration;
@@ -26,7 +27,7 @@ const KEPT_BACK_MAX: usize = 1;
 const SEGMENTS_MIN: usize = 3;
 
 /// A segment that a playlist names: URL and byte range.
-type Named = (Url, Option<(u64, Option<u64>)>);
+pub(super) type Named = (Url, Option<(u64, Option<u64>)>);
 
 /// See the module.
 pub struct Rendered {
@@ -74,7 +75,8 @@ pub fn render(front: &Front, ask: &Ask, body: &Bytes, base: &Url) -> Result<Rend
         Some(Format::Dash) => {
             let mpd = dash::Mpd::parse(body, base)?;
             let time_path = (ask.form == Form::Path).then(|| "/time".to_owned());
-            let options = dash::RewriteOptions { time_path };
+            let time_shift_buffer = window::depth(front, ask, &mpd);
+            let options = dash::RewriteOptions { time_path, time_shift_buffer };
             let edits = dash::rewrite(text, base, &ask.served_path, &*map, &options)?;
             Ok(Rendered { bytes: apply(text, &edits).into(), content_type: DASH, live: mpd.dynamic })
         }
@@ -151,14 +153,15 @@ fn hls_media(
     media: &Media,
     map: &dyn UrlMap,
 ) -> Result<Rendered, ManifestError> {
-    let segments = named(media, base);
+    let (places, segments) = named(media, base);
     teach(front, base, media, &segments);
     let (trim_head, trim_tail) = match (media.segments.first(), media.segments.last()) {
         (Some(first), Some(last)) if !media.endlist && front.is_ours(&ask.url) => {
             let head = untold(front, media, &segments);
-            let tail = trim(front, segments.get(head..).unwrap_or_default());
-            let there = media.segments.iter().enumerate().filter(|(_, s)| !s.gap);
-            let head = there.map(|(index, _)| index).nth(head).unwrap_or(0);
+            let kept = segments.len() - trim(front, segments.get(head..).unwrap_or_default());
+            // Both are counted in segments that can be asked for; what is left out includes gaps between them.
+            let head = places.get(head).copied().unwrap_or(0);
+            let tail = places.get(kept).map_or(0, |first_left_out| media.segments.len() - first_left_out);
             front.memo.list(&ask.key, first.sequence..=last.sequence, (head, tail))
         }
         _ => (0, 0),
@@ -168,10 +171,11 @@ fn hls_media(
     Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live: !media.endlist })
 }
 
-/// The segments of a playlist that can be asked for.
-fn named(media: &Media, base: &Url) -> Vec<Named> {
-    let there = media.segments.iter().filter(|s| !s.gap);
-    there.filter_map(|s| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last)))))).collect()
+/// The segments of a playlist that can be asked for, and their places in it.
+fn named(media: &Media, base: &Url) -> (Vec<usize>, Vec<Named>) {
+    let there = media.segments.iter().enumerate().filter(|(_, s)| !s.gap);
+    let url = |s: &Segment| Some((base.join(&s.uri).ok()?, s.range.map(|r| (r.first, Some(r.last)))));
+    there.filter_map(|(place, s)| Some((place, url(s)?))).unzip()
 }
 
 /// Whether a player can begin with this playlist: without unicast, of a live one, not before the first of its segments is
@@ -180,14 +184,22 @@ pub fn can_begin(front: &Front, ask: &Ask, body: &Bytes, base: &Url) -> bool {
     if front.options.unicast {
         return true;
     }
-    let imports = front.memo.variables(&ask.key);
-    match Playlist::parse(body, base, imports.as_deref().unwrap_or_default()) {
-        Ok(Playlist::Media(media)) if !media.endlist && front.is_ours(&ask.url) => {
-            let segments = named(&media, base);
-            teach(front, base, &media, &segments);
-            segments.iter().any(|named| comes(front, named))
+    match sniff(body) {
+        Some(Format::Hls) => {
+            let imports = front.memo.variables(&ask.key);
+            match Playlist::parse(body, base, imports.as_deref().unwrap_or_default()) {
+                Ok(Playlist::Media(media)) if !media.endlist && front.is_ours(&ask.url) => {
+                    let (_, segments) = named(&media, base);
+                    teach(front, base, &media, &segments);
+                    segments.iter().any(|named| comes(front, named))
+                }
+                _ => true,
+            }
         }
-        _ => true,
+        Some(Format::Dash) => {
+            dash::Mpd::parse(body, base).map_or(true, |mpd| window::can_begin(front, ask, &mpd))
+        }
+        None => true,
     }
 }
 
@@ -216,7 +228,7 @@ pub fn goes_beyond(this: (&Bytes, &Url), other: (&Bytes, &Url)) -> bool {
 
 /// Whether all of it is here or will be, as far as its symbols tell: one that was only described may have been half over when
 /// we joined.
-fn comes(front: &Front, (url, range): &Named) -> bool {
+pub(super) fn comes(front: &Front, (url, range): &Named) -> bool {
     let now = front.clock.now();
     match front.multicast.demand(url, *range) {
         Availability::Here(_) => true,

@@ -157,11 +157,14 @@ pub struct RewriteOptions {
     /// Replace `UTCTiming` values of the schemes http-iso, http-xsdate and http-head by this local path (`/time`), which
     /// must answer with a date in ISO 8601.
     pub time_path: Option<String>,
+    /// A time-shift buffer that is shorter than what the MPD says (or does not say, which means no end): written as
+    /// `MPD@timeShiftBufferDepth`, in milliseconds. A longer one changes nothing.
+    pub time_shift_buffer: Option<Duration>,
 }
 
 /// Edits that make every URL of the MPD (BaseURL, Location, PatchLocation, ContentSteering, @media, @initialization, @index,
 /// @bitstreamSwitching, @sourceURL, xlink:href of http(s)) lead through the receiver. Licence URLs, schemes and namespaces
-/// stay. Nothing outside the spans changes. An MPD without an absolute BaseURL whose relative references already lead there
+/// stay. Nothing outside the spans changes, but for the time-shift buffer of the options. An MPD without an absolute BaseURL whose relative references already lead there
 /// needs no edits.
 ///
 /// Bounded by [`crate::limits`]; the text that is written is bounded too ([`crate::limits::MANIFEST_BYTES`]).

@@ -7,6 +7,7 @@
 use super::RewriteOptions;
 use super::xml::{self, Attribute, Item, Tag, Walk};
 use crate::limits;
+use crate::manifest::datetime::parse_duration;
 use crate::manifest::url::{ReferenceRewriter, UrlMap};
 use crate::manifest::{Edit, Edits, ManifestError};
 use quick_xml::escape::escape;
@@ -249,13 +250,33 @@ impl Rewriter<'_> {
         self.path.push(element);
         let clock = if element == Element::UtcTiming { self.clock_reference(tag) } else { None };
         let is_event_stream = tag.name() == "EventStream";
-        let mut result = Ok(());
+        let mut result = if element == Element::Level(0) { self.time_shift_buffer(tag) } else { Ok(()) };
         tag.attributes(|a| {
             if result.is_ok() {
                 result = self.attribute(element, is_event_stream, clock.as_deref(), &a);
             }
         });
         result
+    }
+
+    /// Shortens the time-shift buffer of the MPD.
+    fn time_shift_buffer(&mut self, tag: &Tag<'_>) -> Result<(), ManifestError> {
+        let Some(depth) = self.options.time_shift_buffer else { return Ok(()) };
+        let mut written = None;
+        tag.attributes(|a| {
+            if (a.prefix, a.name) == ("", "timeShiftBufferDepth") {
+                written = Some((a.span, parse_duration(a.raw)));
+            }
+        });
+        let text = format!("PT{}.{:03}S", depth.as_secs(), depth.subsec_millis());
+        match written {
+            Some((_, Some(says))) if says <= depth => Ok(()),
+            Some((span, _)) => self.edits.replace(span.start, span.end, text),
+            None => match tag.name_end() {
+                Some(at) => self.edits.replace(at, at, format!(" timeShiftBufferDepth=\"{text}\"")),
+                None => Ok(()),
+            },
+        }
     }
 
     fn attribute(

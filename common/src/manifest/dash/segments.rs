@@ -187,7 +187,8 @@ impl<'a> Clock<'a> {
         self.period_duration.map(|d| self.offset() + self.units(d, true))
     }
 
-    /// Segments of this duration in the Period, @endNumber and list length regarded. `None`: no end is known.
+    /// Segments of this duration in the Period, @endNumber regarded; of a list as many as it names, as players ask for what is
+    /// named even where it begins after the end of the Period. `None`: no end is known.
     fn count_by_period(&self, duration: u128) -> Option<u128> {
         let by_period = self.period_duration.map(|d| {
             // What a rounded duration leaves over is not a segment: a thousandth of one is tolerated.
@@ -198,6 +199,7 @@ impl<'a> Clock<'a> {
             by_number.map(|end| (u128::from(end) + 1).saturating_sub(u128::from(self.first_number())));
         let by_list = self.segmenting.urls.as_ref().filter(|_| self.segmenting.media.is_none());
         let by_list = by_list.map(|urls| urls.len() as u128);
+        let by_period = by_period.filter(|_| by_list.is_none());
         [by_period, by_number, by_list].into_iter().flatten().min()
     }
 }

@@ -49,7 +49,7 @@ fn init(mpd: &Mpd, representation: usize) -> String {
 }
 
 fn options() -> RewriteOptions {
-    RewriteOptions { time_path: Some("/time".to_owned()) }
+    RewriteOptions { time_path: Some("/time".to_owned()), ..RewriteOptions::default() }
 }
 
 fn rewritten(text: &str) -> String {
@@ -175,6 +175,14 @@ fn base_urls_at_every_level() {
     assert_eq!(init(&mpd("late-base.mpd"), 0), "https://cdn.example/a/b/video/x/deep/up.mp4");
     let text = testing::text("crlf-bom.mpd");
     assert_eq!(urls(&parse(&text), 0)[1], "https://cdn.example/a/b/video/2.m4s");
+}
+
+#[test]
+fn what_a_list_names_counts_even_beyond_the_end_of_the_period() {
+    let text = testing::text("segment-list.mpd").replace("PT9S", "PT5S");
+    let m = Mpd::parse(text.as_bytes(), &testing::base()).unwrap();
+    let names = ["s1.m4s", "s2.m4s?a=1&b=%222%22", "whole.mp4"];
+    assert_eq!(listed(&m, 0, NEVER).iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), names);
 }
 
 #[test]
@@ -377,6 +385,34 @@ fn a_base_elsewhere_is_regarded() {
     let up = "\"../../../https/edge.example/x/y/";
     let expected = text.replace("\"$Rep", &format!("{up}$Rep")).replace("\"a/", &format!("{up}a/"));
     assert_eq!(check_edits(&text, &edits), expected);
+}
+
+#[test]
+fn the_time_shift_buffer_is_shortened_and_never_made_longer() {
+    let with = |attributes: &str| {
+        format!("\u{feff}<?xml version=\"1.0\"?>\n<d:MPD{attributes} type='dynamic'><Period/></d:MPD>")
+    };
+    let shortened = |attributes: &str| {
+        let options = RewriteOptions {
+            time_shift_buffer: Some(Duration::from_millis(12_345)),
+            ..RewriteOptions::default()
+        };
+        let text = with(attributes);
+        check_edits(&text, &rewrite(&text, &testing::base(), SERVED, &testing::map(), &options).unwrap())
+    };
+    let written = with(" timeShiftBufferDepth=\"PT12.345S\"");
+    assert_eq!(shortened(""), written);
+    assert_eq!(shortened(" timeShiftBufferDepth=\"PT1H\""), written);
+    assert_eq!(shortened(" timeShiftBufferDepth=\"nonsense\""), written);
+    let other = " x:timeShiftBufferDepth='PT1H' timeShiftBufferDepth='PT12S'";
+    assert_eq!(shortened(other), with(other));
+    for (name, bytes) in testing::corpus("mpd") {
+        let text = String::from_utf8(bytes).unwrap();
+        let options = RewriteOptions { time_shift_buffer: Some(Duration::ZERO), ..RewriteOptions::default() };
+        let edits = rewrite(&text, &testing::base(), SERVED, &testing::map(), &options).unwrap();
+        let after = Mpd::parse(check_edits(&text, &edits).as_bytes(), &testing::base());
+        assert_eq!(after.unwrap().time_shift_buffer_depth, Some(Duration::ZERO), "{name}");
+    }
 }
 
 #[test]

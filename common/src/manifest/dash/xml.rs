@@ -43,6 +43,14 @@ impl Tag<'_> {
         self.event.local_name().into_inner()
     }
 
+    /// Where its name ends in the text.
+    pub(super) fn name_end(&self) -> Option<usize> {
+        let name = self.event.name().into_inner();
+        let start = (name.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
+        let end = start.wrapping_add(name.len());
+        (self.text.get(start..end) == Some(name)).then_some(end)
+    }
+
     /// Calls `each` for every attribute that can be read; what is not an attribute ends the element's attributes.
     pub(super) fn attributes(&self, mut each: impl FnMut(Attribute<'_>)) {
         let mut attributes = self.event.attributes();

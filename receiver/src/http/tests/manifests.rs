@@ -225,6 +225,18 @@ async fn the_live_edge_is_where_the_bytes_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn gaps_at_the_live_edge_are_no_segments() {
+    let rig = Rig::new();
+    let text = media(10, 6).replace("#EXTINF:2.0,a, title\n15", "#EXT-X-GAP\n#EXTINF:2.0,a, title\n15");
+    rig.multicast.hear_manifest(MEDIA_URL, &text, true);
+    rig.multicast.forecast(&segment(14), Availability::Expected { until: rig.at(3000) });
+    let seen = rig.get(MEDIA_PATH).await.text();
+    assert!(seen.contains("13.ts") && !seen.contains("14.ts") && !seen.contains("GAP"), "{seen}");
+    rig.multicast.multicast(&segment(14), &bytes(10));
+    assert_eq!(rig.get(MEDIA_PATH).await.text(), text);
+}
+
+#[tokio::test(start_paused = true)]
 async fn low_latency_lists_what_is_on_its_way() {
     let rig = Rig::with(Options { low_latency: true, ..Options::default() });
     rig.multicast.hear_manifest(MEDIA_URL, &media(10, 6), true);

@@ -6,4 +6,5 @@ mod manifests;
 mod ranges;
 mod rig;
 mod web;
+mod window;
 mod wire;
