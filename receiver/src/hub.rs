@@ -396,7 +396,7 @@ impl Entry {
             rate_bps: flow.rate_bps,
             symbol_size: flow.symbol_size,
             repair_percent: flow.repair_percent,
-            loss: self.stats.loss().0,
+            loss: self.stats.loss().before_fec().unwrap_or_default(),
         }
     }
 

@@ -68,12 +68,13 @@ impl Snapshot {
             ));
             for r in c.renditions.iter().filter(|r| r.joined) {
                 out.push_str(&format!(
-                    "  {} {} on {}: {:.2} Mbit/s, loss {:.2} % before FEC, {:.2} % after\n",
+                    "  {} {} on {}: {:.2} Mbit/s, loss {:.2} % of {} symbols before FEC, {:.2} % of objects after\n",
                     r.id,
                     r.flow,
                     r.interface,
                     r.rate_bps as f64 / 1e6,
                     r.loss_before_fec * 100.0,
+                    r.expected_symbols,
                     r.loss_after_fec * 100.0
                 ));
             }
@@ -141,6 +142,11 @@ pub struct ChannelSnapshot {
     pub served: Bytes,
     /// Objects of all renditions.
     pub objects: Objects,
+    /// Share of source symbols of finished objects of all renditions that multicast did not bring, last 10 seconds with data;
+    /// none: nothing was finished.
+    pub loss_before_fec: Option<f64>,
+    /// The same of objects that multicast alone did not complete.
+    pub loss_after_fec: Option<f64>,
     /// UDP payload bit/s over the last second, all renditions.
     pub rate_bps: u64,
     /// Time from the origin's publication at the sender to servable here, of the newest object, milliseconds.
@@ -183,6 +189,8 @@ pub struct RenditionSnapshot {
     pub loss_before_fec: f64,
     /// Share of objects that multicast alone did not complete, last 10 seconds with data; 0 to 1.
     pub loss_after_fec: f64,
+    /// Source symbols that this is of: of a few the share says little.
+    pub expected_symbols: u64,
     /// Objects so far.
     pub objects: Objects,
     /// Objects under assembly now.

@@ -50,8 +50,8 @@ function remember(s) {
     const joined = channel.renditions.filter((r) => r.joined && r.role !== "manifest");
     const most = (f) => (joined.length ? Math.max(...joined.map(f)) : null);
     push(map, "rate_bps", channel.rate_bps);
-    push(map, "loss_before_fec", most((r) => r.loss_before_fec));
-    push(map, "loss_after_fec", most((r) => r.loss_after_fec));
+    push(map, "loss_before_fec", channel.loss_before_fec);
+    push(map, "loss_after_fec", channel.loss_after_fec);
     push(map, "completion_p90_ms", most((r) => r.completion_ms.p90) || null);
     push(map, "delay_ms", channel.delay_ms);
   }
@@ -101,10 +101,16 @@ function showChannels(s) {
   if (!s.channels.length) list.replaceChildren(make("li", { textContent: s.sessions.map((x) => x.error).filter(Boolean).join("; ") || "no channel yet: waiting for the session description" }));
 }
 
+// Of a playlist in one packet, 100 % would be one packet.
+function lossOf(r) {
+  if (!r.expected_symbols) return "–";
+  return r.expected_symbols < 20 ? `${Math.round(r.loss_before_fec * r.expected_symbols)} of ${r.expected_symbols}` : percent(r.loss_before_fec);
+}
+
 function showFlows(s) {
   const rows = s.channels.flatMap((c) => c.renditions.map((r) => [
     `${c.name}/${r.id}`, r.flow, r.error || (r.joined ? (r.last_packet_ms === null ? "joined, nothing heard" : `joined on ${r.interface}`) : "not joined"),
-    mbit(r.rate_bps), percent(r.loss_before_fec), percent(r.loss_after_fec),
+    mbit(r.rate_bps), lossOf(r), r.expected_symbols ? percent(r.loss_after_fec) : "–",
     r.objects.multicast, r.objects.repaired, r.objects.unicast, r.objects.lost, r.completion_ms.count ? ms(r.completion_ms.p90) : "–"]));
   fill($("flows").tBodies[0], rows);
 }

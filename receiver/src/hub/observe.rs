@@ -1,7 +1,7 @@
 //! What people ask: snapshot, history, metrics, readiness.
 
 use super::history::Second;
-use super::stats::{add, share};
+use super::stats::{Window, add, share};
 use super::{Entry, Hub, State};
 use crate::doctor::{self, Report};
 use crate::histogram::Histogram;
@@ -232,8 +232,10 @@ impl State {
             renditions.sort_by_key(|r| channel.renditions.iter().position(|c| c.id == r.id));
             let (state, reason) = judge(&entries, now);
             let mut objects = Objects::default();
-            for r in &renditions {
-                add(&mut objects, &r.objects);
+            let mut loss = Window::default();
+            for (_, entry) in &entries {
+                add(&mut objects, &entry.stats.counts.objects);
+                loss.add(&entry.stats.loss());
             }
             ChannelSnapshot {
                 name: channel.name.clone(),
@@ -250,6 +252,8 @@ impl State {
                 viewers: hub.served.viewers(now, &channel.name),
                 served: hub.served.of(&channel.name),
                 objects,
+                loss_before_fec: loss.before_fec(),
+                loss_after_fec: loss.after_fec(),
                 rate_bps: renditions.iter().map(|r| r.rate_bps).sum(),
                 delay_ms: renditions.iter().filter(|r| r.joined).filter_map(|r| r.delay_ms).max(),
                 renditions,
@@ -268,13 +272,10 @@ impl State {
             let bytes = entry.absorb(&mut self.drops);
             entry.stats.rate_bps = bytes * 8;
             received += bytes * 8;
-            let window = entry.stats.second();
+            entry.stats.second();
             let sum = by_channel.entry(key.channel.to_string()).or_default();
             sum.rate_bps += bytes * 8;
-            sum.window.lost_symbols += window.lost_symbols;
-            sum.window.expected_symbols += window.expected_symbols;
-            sum.window.unfinished += window.unfinished;
-            sum.window.finished += window.finished;
+            sum.loss.add(&entry.stats.loss());
             sum.joined |= entry.flow.is_some();
             if entry.stats.recent_completion.count() > 0 {
                 let p90 = entry.stats.recent_completion.quantile(0.9);
@@ -311,19 +312,17 @@ impl State {
 struct ChannelSecond {
     joined: bool,
     rate_bps: u64,
-    window: super::stats::Window,
+    loss: Window,
     completion_p90_ms: Option<u64>,
     delay_ms: Option<u64>,
 }
 
 impl ChannelSecond {
     fn values(&self) -> Vec<(&'static str, Option<f64>)> {
-        let w = &self.window;
-        let finished = w.unfinished + w.finished;
         vec![
             ("rate_bps", Some(self.rate_bps as f64)),
-            ("loss_before_fec", (w.expected_symbols > 0).then(|| share(w.lost_symbols, w.expected_symbols))),
-            ("loss_after_fec", (finished > 0).then(|| share(w.unfinished, finished))),
+            ("loss_before_fec", self.loss.before_fec()),
+            ("loss_after_fec", self.loss.after_fec()),
             ("completion_p90_ms", self.completion_p90_ms.map(|ms| ms as f64)),
             ("delay_ms", self.delay_ms.map(|ms| ms as f64)),
         ]
@@ -332,7 +331,7 @@ impl ChannelSecond {
 
 impl Entry {
     fn snapshot(&self, now: Time) -> RenditionSnapshot {
-        let (before, after) = self.stats.loss();
+        let loss = self.stats.loss();
         let r = &self.rendition;
         RenditionSnapshot {
             id: r.id.clone(),
@@ -348,8 +347,9 @@ impl Entry {
             rate_bps: self.stats.rate_bps,
             last_packet_ms: self.last_packet.map(|at| millis(now - at)),
             packets: self.stats.counts.packets,
-            loss_before_fec: before,
-            loss_after_fec: after,
+            loss_before_fec: loss.before_fec().unwrap_or_default(),
+            loss_after_fec: loss.after_fec().unwrap_or_default(),
+            expected_symbols: loss.expected_symbols,
             objects: self.stats.counts.objects,
             in_flight: self.stats.in_flight,
             assembly_bytes: self.stats.assembly_bytes,

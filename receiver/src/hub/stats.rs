@@ -7,8 +7,10 @@ use mahp_common::repair::report::RUN_BINS;
 use mahp_common::session::recv::{ByPath, RecvStats};
 use std::collections::VecDeque;
 
-/// Loss is shown over this many seconds in which objects were finished.
+/// Loss is shown over this many seconds in which objects were finished,
 const LOSS_SECONDS: usize = 10;
+/// of the last so many: a manifest that is sent again and again is finished once.
+const LOSS_MEMORY: u64 = 60;
 
 /// Counters that only grow, over all joins of a rendition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +63,27 @@ pub(super) struct Window {
     pub(super) finished: u64,
 }
 
+impl Window {
+    /// Adds another's.
+    pub(super) fn add(&mut self, other: &Window) {
+        self.lost_symbols += other.lost_symbols;
+        self.expected_symbols += other.expected_symbols;
+        self.unfinished += other.unfinished;
+        self.finished += other.finished;
+    }
+
+    /// Share of source symbols that multicast did not bring; none: nothing was finished.
+    pub(super) fn before_fec(&self) -> Option<f64> {
+        (self.expected_symbols > 0).then(|| share(self.lost_symbols, self.expected_symbols))
+    }
+
+    /// Share of objects that multicast alone did not complete; none: nothing was finished.
+    pub(super) fn after_fec(&self) -> Option<f64> {
+        let objects = self.unfinished + self.finished;
+        (objects > 0).then(|| share(self.unfinished, objects))
+    }
+}
+
 /// Of one rendition.
 #[derive(Debug, Default)]
 pub(super) struct RenditionStats {
@@ -73,7 +96,9 @@ pub(super) struct RenditionStats {
     pub(super) in_flight: u64,
     pub(super) assembly_bytes: u64,
     pub(super) this_second: Window,
-    windows: VecDeque<Window>,
+    /// With the second they are of.
+    windows: VecDeque<(u64, Window)>,
+    seconds: u64,
     seen: RecvStats,
     seen_kernel_drops: u64,
     seen_wrong_source: u64,
@@ -136,33 +161,30 @@ impl RenditionStats {
         (self.in_flight, self.assembly_bytes, self.rate_bps) = (0, 0, 0);
     }
 
-    /// A second has passed; returns what it brought.
-    pub(super) fn second(&mut self) -> Window {
+    /// A second has passed.
+    pub(super) fn second(&mut self) {
+        self.seconds += 1;
         let window = std::mem::take(&mut self.this_second);
         if window.finished + window.unfinished + window.expected_symbols > 0 {
-            self.windows.push_back(window);
+            self.windows.push_back((self.seconds, window));
         }
-        while self.windows.len() > LOSS_SECONDS {
+        let old = |(at, _): &(u64, Window)| at + LOSS_MEMORY <= self.seconds;
+        while self.windows.len() > LOSS_SECONDS || self.windows.front().is_some_and(old) {
             self.windows.pop_front();
         }
-        window
     }
 
-    /// Loss before and after FEC over the last seconds with data.
-    pub(super) fn loss(&self) -> (f64, f64) {
-        let sum = self.windows.iter().fold(Window::default(), |a, b| Window {
-            lost_symbols: a.lost_symbols + b.lost_symbols,
-            expected_symbols: a.expected_symbols + b.expected_symbols,
-            unfinished: a.unfinished + b.unfinished,
-            finished: a.finished + b.finished,
-        });
-        (share(sum.lost_symbols, sum.expected_symbols), share(sum.unfinished, sum.unfinished + sum.finished))
+    /// What the last seconds with data brought.
+    pub(super) fn loss(&self) -> Window {
+        let mut sum = Window::default();
+        self.windows.iter().for_each(|(_, window)| sum.add(window));
+        sum
     }
 }
 
-/// 0 of 0 is 0.
+/// `whole` is not 0.
 pub(super) fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    part as f64 / whole as f64
 }
 
 /// Adds b to a.
@@ -205,10 +227,17 @@ mod tests {
         let this_second = Window { lost_symbols: 5, expected_symbols: 100, unfinished: 1, finished: 3 };
         let mut stats = RenditionStats { this_second, ..RenditionStats::default() };
         stats.second();
-        for _ in 0..100 {
+        for _ in 0..50 {
             stats.second();
         }
-        assert_eq!(stats.loss(), (0.05, 0.25));
-        assert_eq!(share(0, 0), 0.0);
+        assert_eq!((stats.loss().before_fec(), stats.loss().after_fec()), (Some(0.05), Some(0.25)));
+        // One packet of a playlist weighs what one packet weighs.
+        let mut all = stats.loss();
+        all.add(&Window { lost_symbols: 1, expected_symbols: 1, unfinished: 0, finished: 1 });
+        assert_eq!((all.before_fec(), all.after_fec()), (Some(6.0 / 101.0), Some(0.2)));
+        for _ in 0..50 {
+            stats.second();
+        }
+        assert_eq!((stats.loss().before_fec(), stats.loss().after_fec()), (None, None), "long ago");
     }
 }
