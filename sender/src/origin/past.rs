@@ -1,8 +1,9 @@
 //! The past of an EVENT playlist: the segments before those that the follower began with. An EVENT playlist keeps them all, and
 //! viewers seek back.
 //!
-//! The live edge comes first. One segment of the past may leave for each new one, when nothing else waits: newest first, as
-//! viewers look back from the edge, once; with `--loop` then again and again, oldest first, for those who join late.
+//! The live edge comes first. One segment of the past may leave for each new one, when nothing else waits and the flow's rate
+//! has room for two: newest first, as viewers look back from the edge, once; with `--loop` then again and again, oldest first,
+//! for those who join late.
 
 use super::hls::{NewSegment, Version, new_segment};
 use super::{Origin, Want};
@@ -50,7 +51,8 @@ impl Past {
     /// A version of the playlist, of which these segments are new.
     pub fn seen(&mut self, version: &Version, new: &[NewSegment]) {
         let event = version.media.playlist_type == Some(PlaylistType::Event) && !version.media.endlist;
-        let (true, Some(first)) = (event, new.first()) else { return };
+        let room = self.origin.segments_at_start > 1;
+        let (true, Some(first)) = (event && room, new.first()) else { return };
         self.credit = (self.credit + new.len()).min(CREDIT_MAX);
         match self.begun {
             None => {
