@@ -76,6 +76,9 @@ pub struct Channel {
     pub moq_url: Option<String>,
     /// Longest segment, milliseconds.
     pub target_duration_ms: u64,
+    /// Longest part, milliseconds: what is carried are the parts of a low-latency playlist (EXT-X-PART). None: whole segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_target_ms: Option<u64>,
     /// One flow each. The rendition of role `manifest`, where there is one, carries the master playlist or MPD.
     pub renditions: Vec<Rendition>,
 }

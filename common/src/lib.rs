@@ -34,6 +34,7 @@ pub mod ids;
 pub mod limits;
 pub mod manifest;
 pub mod object;
+pub mod recipe;
 pub mod repair;
 pub mod session;
 #[cfg(any(test, feature = "testing"))]

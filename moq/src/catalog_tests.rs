@@ -43,6 +43,7 @@ fn channel(renditions: u8) -> Channel {
         report_url: None,
         moq_url: None,
         target_duration_ms: 2000,
+        part_target_ms: None,
         renditions: (0..renditions).map(|n| rendition(&format!("v{n}"), n)).collect(),
     }
 }

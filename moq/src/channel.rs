@@ -28,6 +28,11 @@ const PRIORITY_MEDIA: u8 = 128;
 const SYMBOLS_PER_BLOCK: u32 = 20_000;
 /// When to ask again.
 const BUSY: Duration = Duration::from_millis(500);
+/// Subscriptions to the media of one rendition: when multicast fails for everybody, they must not all become unicast here. Further
+/// ones are told to wait, and their receivers go on with what HTTP brings.
+pub const SUBSCRIBERS: usize = 200;
+/// When to subscribe again.
+const FULL: Duration = Duration::from_secs(5);
 /// Encoders at a time.
 const ENCODERS: usize = 2;
 
@@ -40,7 +45,7 @@ pub struct ChannelStats {
     pub held_bytes: u64,
     /// Symbols made.
     pub symbols: u64,
-    /// Requests for symbols that were told to wait.
+    /// Requests for symbols, and subscriptions, that were told to wait.
     pub busy: u64,
 }
 
@@ -251,6 +256,10 @@ impl Source for ChannelTracks {
             }
             let missing = || Refusal::does_not_exist("no such track");
             match self.find(name).ok_or_else(missing)? {
+                (r, Kind::Media) if r.media.watchers() >= SUBSCRIBERS => {
+                    self.busy.fetch_add(1, Ordering::Relaxed);
+                    Err(Refusal::excessive_load("as many receivers are served as can be", FULL))
+                }
                 (r, Kind::Media) => Ok(r.media.clone()),
                 (r, Kind::Documents) => Ok(r.documents.clone()),
                 (r, Kind::Manifest) => Ok(r.manifest.clone()),
@@ -266,6 +275,7 @@ impl Source for ChannelTracks {
             match self.find(name) {
                 Some((r, Kind::Symbols)) => self.make(r, range).await,
                 Some((r, Kind::Objects)) => r.whole(range),
+                Some((r, Kind::Media)) => r.media.fetch(range),
                 _ => self.track(name).await?.fetch(range),
             }
         })

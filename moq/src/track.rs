@@ -195,9 +195,14 @@ impl Track {
         self.version.subscribe()
     }
 
-    /// Whether anybody holds a receiver of [`Track::watch`].
+    /// How many hold a receiver of [`Track::watch`].
+    pub fn watchers(&self) -> usize {
+        self.version.receiver_count()
+    }
+
+    /// Whether anybody does.
     pub fn is_watched(&self) -> bool {
-        self.version.receiver_count() > 0
+        self.watchers() > 0
     }
 
     /// Objects of a range, from the window. Nothing published, or a start behind the largest object: INVALID_RANGE

@@ -13,8 +13,9 @@ use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::wire::alc::PayloadId;
 use mahp_common::{Object, ObjectMeta, Time, Toi, Tsi, WallTime};
 use mahp_moq::catalog::{Catalog, Kind};
+use mahp_moq::channel::SUBSCRIBERS;
 use mahp_moq::manifest;
-use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError};
+use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError, Source as _, Start};
 use mahp_moq::publisher::{ChannelPublisher, namespace};
 use mahp_moq::quic::QuicSession;
 use mahp_moq::symbols::SymbolRange;
@@ -74,6 +75,7 @@ fn channel() -> Channel {
         report_url: None,
         moq_url: None,
         target_duration_ms: 500,
+        part_target_ms: None,
         renditions: vec![rendition],
     }
 }
@@ -326,4 +328,33 @@ async fn many_requests_for_one_block_are_told_to_wait() {
         }
     }
     panic!("never told to wait");
+}
+
+#[tokio::test]
+async fn only_so_many_may_subscribe_to_the_objects() {
+    let rig = rig();
+    let (_, tois) = send(&rig.publisher, &objects()[..1]);
+    let tracks = rig.publisher.tracks();
+    let media = TrackName::new(namespace("news"), Kind::Media.track("v0"));
+    let mut served = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        served.push(tracks.track(&media).await.expect("there is room").watch());
+    }
+    let session = rig.server.connect().await;
+    let subscribe = || session.subscribe(&media, Start::Latest, Duration::ZERO);
+    match subscribe().await {
+        Err(PlaneError::Refused(refusal)) => {
+            assert_eq!(refusal.code, request_error::EXCESSIVE_LOAD);
+            assert!(refusal.retry_after.is_some());
+        }
+        Err(e) => panic!("{e}"),
+        Ok(_) => panic!("one too many"),
+    }
+    // Records and what is fetched are for all.
+    let records = TrackName::new(namespace("news"), Kind::Manifest.track("v0"));
+    assert!(session.subscribe(&records, Start::Latest, Duration::ZERO).await.is_ok());
+    let whole = TrackName::new(namespace("news"), Kind::Objects.track("v0"));
+    assert!(session.fetch(&whole, LocationRange::objects(tois[0].0 as u64, 0, 1)).await.is_ok());
+    served.pop();
+    assert!(subscribe().await.is_ok(), "somebody has gone");
 }

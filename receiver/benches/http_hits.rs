@@ -266,6 +266,7 @@ impl Shelf {
             report_url: None,
             moq_url: None,
             target_duration_ms: 2000,
+            part_target_ms: None,
             renditions: vec![],
         };
         let objects = SIZES.into_iter().map(|(_, size)| object(size)).collect();

@@ -9,6 +9,7 @@ mod history;
 mod intake;
 mod observe;
 mod offer;
+mod parts;
 pub mod recover;
 mod stats;
 
@@ -33,6 +34,7 @@ use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 pub(crate) use observe::endpoint_text;
+use parts::Unmade;
 use stats::RenditionStats;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,6 +96,8 @@ struct State {
     store: Store,
     manifests: HashMap<ResourceKey, ManifestInfo>,
     flights: HashMap<ResourceKey, Vec<Flight>>,
+    /// Segments of which not all parts are here, newest last.
+    unmade: VecDeque<Unmade>,
     /// Number of the last flight.
     flown: u64,
     /// Until when the recovery does something for objects in flight.
@@ -180,6 +184,7 @@ impl Hub {
             store: Store::new(options.memory, false),
             manifests: HashMap::new(),
             flights: HashMap::new(),
+            unmade: VecDeque::new(),
             flown: 0,
             hopes: HashMap::new(),
             origins: HashMap::new(),
@@ -372,6 +377,11 @@ impl State {
 impl Entry {
     fn target(&self) -> Duration {
         Duration::from_millis(self.channel.target_duration_ms)
+    }
+
+    /// Longest part, of a channel that is carried part by part.
+    fn part_target(&self) -> Option<Duration> {
+        self.channel.part_target_ms.map(Duration::from_millis)
     }
 
     /// Memory that eight segments of the declared rate need (segments vary, several are under assembly at a time), from 6 MiB

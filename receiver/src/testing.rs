@@ -25,6 +25,7 @@ pub(crate) fn channel(name: &str, manifest_url: &str) -> Channel {
         report_url: None,
         moq_url: None,
         target_duration_ms: 2000,
+        part_target_ms: None,
         renditions: Vec::new(),
     }
 }

@@ -491,6 +491,7 @@ fn description() -> Vec<u8> {
         report_url: None,
         moq_url: None,
         target_duration_ms: 2000,
+        part_target_ms: None,
         renditions: vec![rendition],
     };
     let key = SigningKey::from_seed(&[9; 32]);

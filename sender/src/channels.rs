@@ -138,7 +138,11 @@ struct Starting<'a> {
 
 impl Starting<'_> {
     fn live_hls(&mut self, found: Found) {
-        let options = FollowOptions { carry_keys: self.config.carry_keys, repeat: self.config.repeat };
+        let options = FollowOptions {
+            carry_keys: self.config.carry_keys,
+            repeat: self.config.repeat,
+            low_latency: self.config.low_latency && self.channel.part_target_ms.is_some(),
+        };
         if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(self.channel)) {
             let (origin, sink) = self.flow(r);
             self.aside(

@@ -151,6 +151,9 @@ pub struct ChannelSettings {
     /// Put AES-128 keys on multicast too: everybody in reach can then watch [default: false]
     #[arg(long, env = "MAHP_SENDER_CARRY_KEYS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub carry_keys: Option<bool>,
+    /// Of a low-latency HLS playlist, carry the parts (EXT-X-PART), each as soon as it exists (experimental) [default: false]
+    #[arg(long, env = "MAHP_SENDER_LOW_LATENCY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub low_latency: Option<bool>,
 }
 
 /// A configuration file.
@@ -248,6 +251,8 @@ pub struct ChannelConfig {
     pub token_parameters: Vec<String>,
     /// `carry-keys`.
     pub carry_keys: bool,
+    /// `low-latency`.
+    pub low_latency: bool,
 }
 
 fn parse_profile(s: &str) -> Result<WireProfile, String> {
@@ -525,6 +530,7 @@ fn channel(
         vod_rate: s.vod_rate.map(|r| r.0),
         token_parameters: s.token_parameter.unwrap_or_default(),
         carry_keys: s.carry_keys.unwrap_or(false),
+        low_latency: s.low_latency.unwrap_or(false),
     })
 }
 
@@ -603,6 +609,7 @@ impl ChannelSettings {
             vod_rate: self.vod_rate.or(other.vod_rate),
             token_parameter: self.token_parameter.or(other.token_parameter),
             carry_keys: self.carry_keys.or(other.carry_keys),
+            low_latency: self.low_latency.or(other.low_latency),
         }
     }
 }

@@ -8,6 +8,7 @@ use mahp_runtime::error::StartupError;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 /// Pacing rate that a live flow has at least: a playlist must not take long even beside a small rendition.
 const FLOOR_BPS: u64 = 2_000_000;
@@ -144,10 +145,15 @@ fn plan_channel(config: &ChannelConfig, found: &Found, places: &mut Places) -> R
         repair_servers: Vec::new(),
         report_url: None,
         moq_url: None,
-        target_duration_ms: u64::try_from(found.target_duration.as_millis()).unwrap_or(u64::MAX),
+        target_duration_ms: millis(found.target_duration),
+        part_target_ms: found.part_target.filter(|_| config.low_latency).map(millis),
         renditions,
     };
     Ok(Planned { channel, speed })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn manifest_rendition(url: &str, bitrate_bps: u64, flow: Flow) -> Rendition {

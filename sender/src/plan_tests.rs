@@ -39,6 +39,7 @@ fn found(live: bool, bitrates: &[u64]) -> Found {
         format: Format::Hls,
         live,
         target_duration: Duration::from_secs(2),
+        part_target: None,
         manifest: Some(Manifest { url: url("master.m3u8"), object }),
         renditions: bitrates.iter().enumerate().map(rendition).collect(),
         mpd: None,

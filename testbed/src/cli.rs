@@ -5,6 +5,7 @@ mod suite;
 use crate::clip::Clip;
 use crate::crowd::{self, CrowdArgs};
 use crate::demo::{self, DemoArgs};
+use crate::latency::{self, LatencyArgs};
 use crate::origin::Origin;
 use crate::presentation::Presentation;
 use crate::run::play::{self, PlayArgs};
@@ -47,6 +48,8 @@ enum Command {
     Play(PlayArgs),
     /// Many light receivers in one process: what a crowd costs the sender and the origin.
     Crowd(CrowdArgs),
+    /// Glass to glass: a low-latency channel with a clock in its pictures, played by hls.js in Chromium behind the pair.
+    Latency(LatencyArgs),
     /// `mahp-sender` in a child process of the demo.
     #[command(hide = true, disable_help_flag = true)]
     Sender(ChildArgs),
@@ -175,6 +178,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => suite::compare(&args),
         Command::Plot(args) => suite::plot(&args),
         Command::Play(args) => runtime().and_then(|r| r.block_on(play::play(args))),
+        Command::Latency(args) => runtime().and_then(|r| r.block_on(latency::run(args))),
         Command::Crowd(args) => runtime().and_then(|r| r.block_on(crowd::run(args))),
         Command::Sender(args) => {
             let entry = |args| mahp_sender::main_with_args(args).map(|()| 0);

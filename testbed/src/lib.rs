@@ -15,6 +15,7 @@
 //! | [`result`] | what it showed: figures, verdict, report.json, report.html |
 //! | [`process`] | programs that end when the testbed ends |
 //! | [`demo`] | all of it together, with the sender and the receiver as processes |
+//! | [`latency`] | glass to glass: a clock in the picture, read again in a browser behind the receiver |
 //! | [`report`] | what a run showed, and whether that is good enough |
 
 pub mod boxes;
@@ -24,6 +25,7 @@ pub mod clip;
 pub mod crowd;
 pub mod demo;
 pub mod emu;
+pub mod latency;
 pub mod link;
 pub mod net;
 pub mod origin;

@@ -55,6 +55,7 @@ fn description() -> SessionDescription {
         report_url: None,
         moq_url: None,
         target_duration_ms: 4000,
+        part_target_ms: None,
         renditions,
     };
     let playlist = "https://cdn.example/a/v.m3u8?a=1&b=\"2\"";

@@ -184,6 +184,7 @@ fn foreign(endpoint: &Endpoint, flows: &BTreeSet<Tsi>) -> SessionDescription {
         report_url: None,
         moq_url: None,
         target_duration_ms: FOREIGN_TARGET_MS,
+        part_target_ms: None,
         renditions: flows.iter().take(FOREIGN_MAX).map(rendition).collect(),
     };
     SessionDescription {

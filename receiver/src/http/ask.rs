@@ -27,6 +27,8 @@ pub struct Ask {
     pub channel: Option<Arc<Channel>>,
     /// How long the player can do without it, where it says so.
     pub player_deadline: Option<Duration>,
+    /// The version of a low-latency playlist that is waited for.
+    pub reload: Option<Reload>,
     /// Range and conditions.
     pub conditions: Conditions,
     /// Cookie and Authorization.
@@ -35,6 +37,23 @@ pub struct Ask {
     pub method: Method,
     /// All headers.
     pub headers: HeaderMap,
+}
+
+/// A blocking reload of a playlist (RFC 8216, 2nd edition, section 6.2.5.2): not before this is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// `_HLS_msn`.
+    pub sequence: u64,
+    /// `_HLS_part`.
+    pub part: Option<u64>,
+}
+
+impl Reload {
+    /// What a URL asks for.
+    pub fn of(url: &Url) -> Option<Reload> {
+        let of = |name| url.query_pairs().find(|(n, _)| n == name).and_then(|(_, v)| v.parse().ok());
+        Some(Reload { sequence: of("_HLS_msn")?, part: of("_HLS_part") })
+    }
 }
 
 impl Ask {

@@ -58,7 +58,7 @@ pub fn is_known(front: &Front, ask: &Ask) -> bool {
 /// Answers a request for a manifest.
 pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
     let start = Instant::now();
-    let (found, waited) = Search::new(front, ask).run().await;
+    let (found, waited) = find(front, ask, start).await;
     match found {
         Found::Version(version) => {
             // What a request to the origin takes is no hold.
@@ -72,6 +72,37 @@ pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
         // Either may turn out to be the other, once.
         Found::NoManifest => Box::pin(media::serve(front, ask)).await,
     }
+}
+
+/// The version to show. One that multicast brings is waited for where a blocking reload asks for it; an origin that is asked
+/// instead does that itself. When time is up the version that is there is the answer.
+async fn find(front: &Arc<Front>, ask: &Ask, start: Instant) -> (Found, bool) {
+    let mut changes = front.multicast.changes();
+    let mut waited = false;
+    loop {
+        changes.mark_unchanged();
+        let (found, has_waited) = Search::new(front, ask).run().await;
+        waited |= has_waited;
+        let until = start + reload_budget(ask);
+        match (&found, ask.reload) {
+            (Found::Version(v), Some(reload))
+                if v.source != Source::Unicast
+                    && Instant::now() < until
+                    && !render::has(front, ask, reload, &v.body, &v.base) => {}
+            // What a player waits for that it has asked for early is no hold.
+            _ => return (found, waited && ask.reload.is_none()),
+        }
+        tokio::select! {
+            () = media::changed(&mut changes) => {}
+            () = sleep_until(until) => {}
+        }
+    }
+}
+
+/// Three target durations, and not longer than anybody waits.
+fn reload_budget(ask: &Ask) -> Duration {
+    let target = ask.channel.as_ref().map_or(0, |c| c.target_duration_ms);
+    Duration::from_millis(target.saturating_mul(3)).min(HOLD_MAX)
 }
 
 /// A body that turned out to be a manifest.

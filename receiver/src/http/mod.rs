@@ -31,7 +31,7 @@ use crate::origin::upstream::Upstream;
 use crate::origin::{Bounds, Credentials, Origins};
 use crate::served::Served;
 use access::{HostList, Network};
-use ask::Ask;
+use ask::{Ask, Reload};
 use body::{Body, BoxFuture, Meter};
 use errors::Refusal;
 use headers::Conditions;
@@ -237,6 +237,7 @@ impl Front {
         let ask = Ask {
             key: self.multicast.key(&url),
             channel: self.multicast.channel_of(&url),
+            reload: Reload::of(&url),
             conditions: Conditions::of(&parts.headers),
             credentials: Credentials::of(&parts.headers),
             served_path: parts.uri.path().to_owned(),

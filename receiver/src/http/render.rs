@@ -2,7 +2,7 @@
 //! bytes can be had, and of the variants those that multicast carries. Everything else stays byte for byte.
 
 use super::Front;
-use super::ask::Ask;
+use super::ask::{Ask, Reload};
 use super::routes::Form;
 use super::rungs;
 use super::window;
@@ -155,10 +155,12 @@ fn hls_media(
 ) -> Result<Rendered, ManifestError> {
     let (places, segments) = named(media, base);
     teach(front, base, media, &segments);
+    let by_parts = is_by_parts(ask, media);
     let (trim_head, trim_tail) = match (media.segments.first(), media.segments.last()) {
         (Some(first), Some(last)) if !media.endlist && front.is_ours(&ask.url) => {
             let head = untold(front, media, &segments);
-            let kept = segments.len() - trim(front, segments.get(head..).unwrap_or_default());
+            let left_out = if by_parts { 0 } else { trim(front, segments.get(head..).unwrap_or_default()) };
+            let kept = segments.len() - left_out;
             // Both are counted in segments that can be asked for; what is left out includes gaps between them.
             let head = places.get(head).copied().unwrap_or(0);
             let tail = places.get(kept).map_or(0, |first_left_out| media.segments.len() - first_left_out);
@@ -166,9 +168,31 @@ fn hls_media(
         }
         _ => (0, 0),
     };
-    let options = hls::RewriteOptions { trim_head, trim_tail, strip_low_latency: true, imports };
+    let options = hls::RewriteOptions { trim_head, trim_tail, strip_low_latency: !by_parts, imports };
     let edits = hls::rewrite(text, base, &ask.served_path, map, options)?;
     Ok(Rendered { bytes: apply(text, &edits).into(), content_type: HLS, live: !media.endlist })
+}
+
+/// Whether a playlist is shown with its parts: they are carried.
+fn is_by_parts(ask: &Ask, media: &Media) -> bool {
+    media.part_target.is_some() && ask.channel.as_ref().is_some_and(|c| c.part_target_ms.is_some())
+}
+
+/// Whether a playlist has what a blocking reload asks for, or never will.
+pub fn has(front: &Front, ask: &Ask, reload: Reload, body: &Bytes, base: &Url) -> bool {
+    let imports = front.memo.variables(&ask.key);
+    match Playlist::parse(body, base, imports.as_deref().unwrap_or_default()) {
+        Ok(Playlist::Media(media)) if is_by_parts(ask, &media) && !media.endlist => {
+            let (sequence, part) = media.next();
+            // What is further away than the next segment is not waited for (RFC 8216, 2nd edition, section 6.2.5.2).
+            reload.sequence > sequence + 1
+                || match reload.part {
+                    Some(asked) => (sequence, part) > (reload.sequence, asked),
+                    None => sequence > reload.sequence,
+                }
+        }
+        _ => true,
+    }
 }
 
 /// The segments of a playlist that can be asked for, and their places in it.
@@ -241,7 +265,9 @@ fn teach(front: &Front, base: &Url, media: &Media, segments: &[Named]) {
     let keys = media.segments.iter().flat_map(|s| s.keys.iter()).filter_map(|k| k.uri.as_deref());
     let keys = keys.filter_map(|uri| base.join(uri).ok()).map(|u| front.multicast.key(&u));
     front.memo.remember_keys(keys);
-    let mut urls: Vec<Url> = segments.iter().map(|(url, _)| url.clone()).collect();
+    let parts = media.parts.iter().filter(|p| !p.gap).map(|p| &p.uri).chain(&media.next_part);
+    let parts = parts.filter_map(|uri| base.join(uri).ok());
+    let mut urls: Vec<Url> = segments.iter().map(|(url, _)| url.clone()).chain(parts).collect();
     urls.dedup();
     front.multicast.teach_playlist(&inits(media, base), &urls);
 }
@@ -298,10 +324,14 @@ fn listing(available: &Availability, now: Time) -> Listing {
 /// After which time to expect another version.
 pub fn update_period(body: &Bytes, base: &Url) -> Duration {
     const UNKNOWN: Duration = Duration::from_secs(2);
+    const PART_MIN: Duration = Duration::from_millis(250);
     const STATIC: Duration = Duration::from_secs(60);
     match sniff(body) {
         Some(Format::Hls) => match Playlist::parse(body, base, &[]) {
-            Ok(Playlist::Media(m)) if !m.endlist => m.target_duration.clamp(Duration::from_secs(1), STATIC),
+            Ok(Playlist::Media(m)) if !m.endlist => match m.part_target {
+                Some(part) => part.clamp(PART_MIN, STATIC),
+                None => m.target_duration.clamp(Duration::from_secs(1), STATIC),
+            },
             Ok(Playlist::Media(_)) => STATIC,
             Ok(Playlist::Master(_)) | Err(_) => Duration::from_secs(10),
         },

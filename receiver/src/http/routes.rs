@@ -140,6 +140,7 @@ mod tests {
             report_url: None,
             moq_url: None,
             target_duration_ms: 2000,
+            part_target_ms: None,
             renditions: vec![],
         })]
     }

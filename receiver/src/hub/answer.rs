@@ -9,6 +9,7 @@ use crate::store::Class;
 use crate::urls::{Owner, RenditionKey};
 use bytes::Bytes;
 use mahp_common::catalog::{Channel, Role};
+use mahp_common::recipe::Recipe;
 use mahp_common::session::recv::{Path, Progress};
 use mahp_common::{Digest, ObjectKind, ObjectMeta, Payload, Time, Toi};
 use std::sync::Arc;
@@ -84,6 +85,9 @@ impl Library for Hub {
     fn repair_plan(&self, url: &Url, range: Range) -> Option<RepairPlan> {
         let state = self.state();
         let (flight, _) = state.flight(&state.urls.key(url), range)?;
+        if Recipe::is(&flight.meta) {
+            return None; // bytes of the segment are no bytes of it
+        }
         let flow = state.renditions.get(&flight.rendition)?.flow.clone()?;
         let flight = flight.clone();
         drop(state);
@@ -268,7 +272,8 @@ impl State {
         let late = |f: &Flight| f.meta.digest != digest && now - f.at > NEW_VERSION_MAX;
         let outdated = self.flights.get(key).is_some_and(|flights| flights.iter().any(late));
         let changes = entry.channel.live && entry.rendition.role != Role::Manifest;
-        let lifetime = (entry.target() * 3 / 2).max(Duration::from_secs(2));
+        let period = entry.part_target().map_or(entry.target() * 3 / 2, |part| part * 4);
+        let lifetime = period.max(Duration::from_secs(2));
         !outdated && (!changes || now - info.heard_at <= lifetime)
     }
 
@@ -306,7 +311,9 @@ impl State {
         if meta.kind == ObjectKind::Manifest || meta.digest.is_none() {
             return false;
         }
-        let other = |m: &ObjectMeta| m.range == meta.range && m.digest.is_some() && m.digest != meta.digest;
+        let other = |m: &ObjectMeta| {
+            m.range == meta.range && m.digest.is_some() && m.digest != meta.digest && !Recipe::is(m)
+        };
         let first = meta.range.map_or(0, |r| r.first);
         self.flights.get(key).is_some_and(|flights| flights.iter().any(|f| other(&f.meta)))
             || self.store.piece(key, first).is_some_and(|s| s.source != Source::Unicast && other(&s.meta))

@@ -8,6 +8,7 @@ use crate::urls::RenditionKey;
 use mahp_common::catalog::Format;
 use mahp_common::drop::DropReason;
 use mahp_common::manifest::{dash::Mpd, hls::Playlist, sniff};
+use mahp_common::recipe::Recipe;
 use mahp_common::session::recv::{Event, Reception};
 use mahp_common::{ObjectKind, ObjectMeta, Payload, Time, Toi, WallTime};
 use std::sync::Arc;
@@ -155,11 +156,15 @@ impl State {
             self.complete_manifest(now, key, toi, resource, meta, payload, source);
             return;
         }
+        if Recipe::is(&meta) {
+            self.recipe(now, key, resource, &meta, &payload);
+            return;
+        }
         let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
         let Some(entry) = self.renditions.get(key) else { return };
-        let class = match entry.channel.live && !stored.meta.is_past() {
-            true => Class::Live { rendition: key.clone(), window: entry.target() * 6 },
-            false => Class::Cached { rendition: Some(key.clone()) },
+        let class = match stored.meta.is_past() {
+            true => Class::Cached { rendition: Some(key.clone()) },
+            false => entry.class(key),
         };
         if !entry.channel.live {
             let first = stored.meta.range.map_or(0, |r| r.first);
@@ -173,6 +178,7 @@ impl State {
             self.origins.insert(piece, (key.clone(), toi));
         }
         self.keep(now, &resource, stored, class);
+        self.make(now);
     }
 
     #[allow(clippy::too_many_arguments)] // the parts of one object
@@ -341,6 +347,14 @@ impl State {
 }
 
 impl super::Entry {
+    /// How its media are kept.
+    pub(super) fn class(&self, key: &RenditionKey) -> Class {
+        match self.channel.live {
+            true => Class::Live { rendition: key.clone(), window: self.target() * 6 },
+            false => Class::Cached { rendition: Some(key.clone()) },
+        }
+    }
+
     fn completed(&mut self, wall: WallTime, meta: &ObjectMeta, source: Source, how: Reception) {
         let time = how.completed - how.first_symbol;
         let (objects, second) = (&mut self.stats.counts.objects, &mut self.stats.this_second);
@@ -392,12 +406,10 @@ fn lesson(event: &Event, wall: WallTime) -> Option<Lesson> {
             let base = base.or_else(|| Url::parse("http://foreign.invalid/").ok())?;
             match Playlist::parse(&body, &base, &[]).ok()? {
                 Playlist::Media(media) => {
-                    let mut urls: Vec<Url> = media
-                        .segments
-                        .iter()
-                        .filter(|s| !s.gap)
-                        .filter_map(|s| base.join(&s.uri).ok())
-                        .collect();
+                    let segments = media.segments.iter().filter(|s| !s.gap).map(|s| &s.uri);
+                    let parts = media.parts.iter().filter(|p| !p.gap).map(|p| &p.uri);
+                    let mut urls: Vec<Url> =
+                        segments.chain(parts).filter_map(|uri| base.join(uri).ok()).collect();
                     urls.dedup();
                     let inits = vec![crate::http::render::inits(&media, &base)];
                     Some(Lesson { inits, lists: vec![urls], proves_sent: true, live: !media.endlist })

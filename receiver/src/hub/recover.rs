@@ -6,6 +6,7 @@ use crate::flow::Control;
 use crate::urls::RenditionKey;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Channel, Flow, Role};
+use mahp_common::recipe::Recipe;
 use mahp_common::repair::plan::ObjectKey;
 use mahp_common::repair::report::RUN_BINS;
 use mahp_common::session::recv::{ByPath, Lack};
@@ -19,6 +20,8 @@ use url::Url;
 const WATCHED: Duration = Duration::from_secs(10);
 /// A player that waits gets an object within this time.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A part of a low-latency playlist is completed this much later than its duration: its loss is mended as soon as it is revealed.
+const PART_PATIENCE: Duration = Duration::from_millis(1200);
 
 /// An object in flight that should be completed.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct Wanted {
     pub deadline: Time,
     /// Repair servers and their weights.
     pub servers: Vec<(Url, u32)>,
+    /// Whether the origin has it: it has no recipes.
+    pub origin: bool,
     /// Where reports go.
     pub report_url: Option<Url>,
 }
@@ -254,6 +259,7 @@ impl State {
             repair_percent: entry.rendition.flow.repair_percent,
             deadline,
             servers,
+            origin: !Recipe::is(&flight.meta),
             report_url: channel.report_url.as_ref().and_then(|url| self.resolve(entry.session, url)),
         })
     }
@@ -279,7 +285,9 @@ impl Entry {
     fn deadline(&self, now: Time, flight: &Flight) -> Option<Time> {
         let target = self.target();
         let live = self.channel.live && !flight.meta.is_past() && self.is_watched(now);
-        let by_clock = live.then(|| flight.at + target.max(Duration::from_secs(2)) * 3 / 2);
+        let part = self.part_target().map(|part| part + PART_PATIENCE);
+        let usual = target.max(Duration::from_secs(2)) * 3 / 2;
+        let by_clock = live.then(|| flight.at + part.unwrap_or(usual));
         let by_player = flight.asked_at.map(|at| at + PATIENCE);
         by_clock.into_iter().chain(by_player).min()
     }

@@ -589,3 +589,43 @@ async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() 
     recovering.abort();
     rig.end().await;
 }
+
+/// A part of segment 1.
+fn part(n: usize) -> Object {
+    let url = Url::parse(&format!("http://o.example/news/high/1.{n}.ts")).unwrap();
+    object(&url, ObjectKind::Media, body(n))
+}
+
+#[tokio::test]
+async fn a_segment_is_put_together_from_its_parts() {
+    let rig = Rig::new(options());
+    rig.join().await;
+    let mut caster = rig.caster();
+    let whole = object(&segment(1), ObjectKind::Media, [body(1), body(2)].concat());
+    let recipe = mahp_common::recipe::Recipe::of(&whole, &[part(1), part(2)]).unwrap();
+    // Told of before its last part is here.
+    for object in [part(1), recipe, part(2)] {
+        caster.send(object).await;
+    }
+    let stored = rig.until_here(&segment(1)).await;
+    assert_eq!(stored.payload.digest(), Digest::of(&whole.data));
+    assert_eq!((stored.meta.digest, stored.meta.kind), (whole.meta.digest, ObjectKind::Media));
+    assert_eq!(stored.source, Source::Multicast);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_the_parts_do_not_make_up_is_not_served() {
+    let rig = Rig::new(options());
+    rig.join().await;
+    let mut caster = rig.caster();
+    let whole = object(&segment(1), ObjectKind::Media, [body(1), body(3)].concat());
+    let other = object(&Url::parse("http://o.example/news/high/1.2.ts").unwrap(), ObjectKind::Media, body(3));
+    let recipe = mahp_common::recipe::Recipe::of(&whole, &[part(1), other]).unwrap();
+    for object in [part(1), recipe, part(2), media(7)] {
+        caster.send(object).await;
+    }
+    rig.until_here(&segment(7)).await;
+    assert!(!matches!(rig.hub.demand(&segment(1), None), Availability::Here(_)));
+    rig.end().await;
+}

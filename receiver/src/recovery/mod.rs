@@ -177,7 +177,7 @@ impl Recovery {
                 deadline: w.deadline,
                 reports: self.options.sender && w.report_url.is_some(),
                 servers: &servers,
-                origin: self.options.unicast,
+                origin: self.options.unicast && w.origin,
             };
             self.planner.handle_input(Input::Object { now, key: w.key, view });
             self.wanted.insert(w.key, w);

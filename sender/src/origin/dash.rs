@@ -113,6 +113,7 @@ pub fn discover(origin: &Origin, config: &ChannelConfig, response: &Response) ->
         format: Format::Dash,
         live: mpd.dynamic,
         target_duration,
+        part_target: None,
         manifest: Some(Manifest { url: config.url.clone(), object: first.object.clone() }),
         renditions,
         prefixes: prefixes(config, &mpd, response, now),

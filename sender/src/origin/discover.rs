@@ -22,6 +22,8 @@ pub struct Found {
     pub live: bool,
     /// Longest segment.
     pub target_duration: Duration,
+    /// Longest part, of low-latency HLS whose playlists can be waited for.
+    pub part_target: Option<Duration>,
     /// Master playlist or MPD; none when the URL is a media playlist.
     pub manifest: Option<Manifest>,
     /// Variants, EXT-X-MEDIA, Representations that are to be carried.

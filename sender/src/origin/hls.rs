@@ -108,13 +108,14 @@ fn found(
 ) -> Found {
     let mut prefixes = vec![folder(&config.url), folder(&response.final_url)];
     let mut live = false;
-    let mut target_duration = Duration::ZERO;
+    let (mut target_duration, mut part_target) = (Duration::ZERO, None);
     for r in &mut renditions {
         let What::Hls(hls) = &r.what else { continue };
         prefixes.push(folder(&hls.url));
         let Some(version) = &hls.first else { continue };
         live |= !version.media.endlist;
         target_duration = target_duration.max(version.media.target_duration);
+        part_target = part_target.max(version.media.part_target.filter(|_| version.media.can_block_reload));
         let urls: Vec<Url> =
             version.media.segments.iter().filter_map(|s| version.base.join(&s.uri).ok()).collect();
         // A few tell: hosts and folders seldom change within a playlist.
@@ -125,6 +126,7 @@ fn found(
         format: Format::Hls,
         live,
         target_duration,
+        part_target,
         manifest,
         renditions,
         mpd: None,

@@ -3,12 +3,13 @@
 use super::cadence::Cadence;
 use super::hls::{HlsRendition, NewSegment, Tracker, Version, version};
 use super::outbox::{Outbox, Step};
+use super::parts::Parts;
 use super::past::Past;
 use super::{Inits, Origin, Want, text};
 use crate::sink::{Item, ObjectSink};
 use http::HeaderMap;
 use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
-use mahp_common::manifest::hls::Playlist;
+use mahp_common::manifest::hls::{Media, Playlist};
 use mahp_common::manifest::url::cache_key;
 use mahp_common::{Digest, Object, ObjectKind, Time};
 use mahp_runtime::fetch::{FetchError, Request, Response};
@@ -29,6 +30,15 @@ pub struct FollowOptions {
     pub carry_keys: bool,
     /// The past of EVENT playlists is sent again and again.
     pub repeat: bool,
+    /// Of a low-latency playlist, the parts are carried, each as soon as it exists.
+    pub low_latency: bool,
+}
+
+impl FollowOptions {
+    /// Whether this playlist is followed part by part.
+    fn by_parts(self, media: &Media) -> bool {
+        self.low_latency && media.part_target.is_some()
+    }
 }
 
 /// Follows until the origin ends the stream (EXT-X-ENDLIST) and everything is sent.
@@ -49,6 +59,7 @@ struct Follower {
     outbox: Outbox,
     options: FollowOptions,
     tracker: Tracker,
+    parts: Parts,
     poll: Poll,
     map: Option<String>,
     inits: Inits,
@@ -67,11 +78,13 @@ impl Follower {
     ) -> Follower {
         let outbox = Outbox::new(origin.clone(), sink);
         let now = origin.clock.now();
+        let (first, rendition) = (rendition.first.clone(), rendition);
         let mut follower = Follower {
             outbox,
             options,
             tracker: Tracker::new(origin.segments_at_start, origin.token_parameters.clone()),
-            poll: Poll::new(&origin, rendition.url, rendition.master, rendition.imports),
+            parts: Parts::new(origin.clone()),
+            poll: Poll::new(&origin, rendition, options),
             map: None,
             inits: Inits::default(),
             keys: BTreeSet::new(),
@@ -80,7 +93,7 @@ impl Follower {
             ended: false,
             origin,
         };
-        if let Some(first) = rendition.first {
+        if let Some(first) = first {
             follower.poll.seen(&first);
             follower.on_version(first);
         }
@@ -88,7 +101,7 @@ impl Follower {
     }
 
     fn finished(&self) -> bool {
-        self.ended && self.outbox.is_idle()
+        self.ended && self.outbox.is_idle() && self.parts.is_idle()
     }
 
     async fn step(&mut self) {
@@ -99,6 +112,7 @@ impl Follower {
             step = self.outbox.step() => if let Step::Fetched(object) = step {
                 self.on_fetched(*object);
             },
+            object = self.parts.next() => self.outbox.push(Item::new(object)),
             answer = self.poll.answer(), if !self.ended => if let Some(version) = answer {
                 self.on_version(version);
             },
@@ -119,20 +133,37 @@ impl Follower {
             tracing::info!(url = %self.poll.url, "the origin began anew; following from its live edge");
             (self.map, self.inits, self.keys) = (None, Inits::default(), BTreeSet::new());
             self.past.forget();
+            self.parts.restart();
         }
         if news.skipped > 0 {
             tracing::warn!(url = %self.poll.url, skipped = news.skipped, "segments passed unseen");
             self.origin.status.skipped.fetch_add(news.skipped, Relaxed);
         }
-        self.outbox.hold = version.media.target_duration.max(Duration::from_millis(500));
+        let longest = version.media.part_target.filter(|_| self.options.low_latency);
+        self.outbox.hold = longest.unwrap_or(version.media.target_duration).max(Duration::from_millis(500));
         self.past.seen(&version, &news.segments);
-        for segment in news.segments {
-            self.want(segment);
+        if self.options.by_parts(&version.media) {
+            self.want_parts(&version, news.segments);
+        } else {
+            news.segments.into_iter().for_each(|segment| self.want(segment));
         }
-        let tracker = &self.tracker;
-        self.outbox.keep(|sequence| tracker.lists(sequence));
+        let (tracker, parts) = (&self.tracker, &self.parts);
+        self.outbox.keep(|sequence| tracker.lists(sequence) || parts.lists(sequence));
         self.outbox.push(Item::new(version.object));
         self.ended = version.media.endlist;
+    }
+
+    /// Parts that are new, and segments of which no part was sent. (What was there at the start is not worth the time.)
+    fn want_parts(&mut self, version: &Version, segments: Vec<NewSegment>) {
+        let begun = self.parts.has_begun();
+        for part in self.parts.update(version) {
+            self.want(part);
+        }
+        for segment in segments {
+            if let Some(whole) = self.parts.complete(segment).filter(|_| begun) {
+                self.want(whole);
+            }
+        }
     }
 
     fn want(&mut self, segment: NewSegment) {
@@ -157,6 +188,8 @@ impl Follower {
     fn on_fetched(&mut self, object: Object) {
         if object.meta.kind == ObjectKind::Init {
             self.inits.insert(self.origin.key_of(&object), object);
+        } else if let Some(recipe) = self.parts.fetched(&object) {
+            self.outbox.push(Item::new(recipe));
         }
     }
 
@@ -170,9 +203,10 @@ impl Follower {
 }
 
 /// Asks for a media playlist: at the times of [`Cadence`], or, where the origin holds requests (CAN-BLOCK-RELOAD), for the
-/// next segment at once.
+/// next segment, or part, at once.
 struct Poll {
     origin: Origin,
+    options: FollowOptions,
     url: Url,
     master: Option<Url>,
     imports: Vec<(String, String)>,
@@ -180,8 +214,8 @@ struct Poll {
     next: Time,
     validators: HeaderMap,
     last: Option<Digest>,
-    /// The media sequence number to block for.
-    blocking: Option<u64>,
+    /// The media sequence number to block for, and the part.
+    blocking: Option<(u64, Option<u64>)>,
     target: Duration,
     request: JoinSet<Answer>,
     asked_at: Time,
@@ -192,13 +226,14 @@ struct Poll {
 type Answer = (Result<Response, FetchError>, Option<Url>);
 
 impl Poll {
-    fn new(origin: &Origin, url: Url, master: Option<Url>, imports: Vec<(String, String)>) -> Poll {
+    fn new(origin: &Origin, rendition: HlsRendition, options: FollowOptions) -> Poll {
         let now = origin.clock.now();
         Poll {
             origin: origin.clone(),
-            url,
-            master,
-            imports,
+            options,
+            url: rendition.url,
+            master: rendition.master,
+            imports: rendition.imports,
             cadence: Cadence::default(),
             next: now,
             validators: HeaderMap::new(),
@@ -216,7 +251,11 @@ impl Poll {
         self.target = version.media.target_duration;
         self.next =
             self.cadence.changed(self.asked_at, self.target, last.map_or(self.target, |s| s.duration));
-        self.blocking = last.filter(|_| version.media.can_block_reload).map(|s| s.sequence + 1);
+        let (sequence, part) = version.media.next();
+        let part = self.options.by_parts(&version.media).then_some(part);
+        let sequence = if part.is_some() { sequence } else { last.map_or(0, |s| s.sequence + 1) };
+        let may_block = version.media.can_block_reload && (last.is_some() || part.is_some());
+        self.blocking = may_block.then_some((sequence, part));
         if self.blocking.is_some() {
             self.next = self.origin.clock.now();
         }
@@ -254,8 +293,11 @@ impl Poll {
             timeout: Some(Duration::from_secs(10)),
             ..Request::default()
         };
-        if let Some(sequence) = self.blocking {
-            url.query_pairs_mut().append_pair(BLOCK_PARAMETER, &sequence.to_string());
+        if let Some((sequence, part)) = self.blocking {
+            url.query_pairs_mut().append_pair(BLOCK_PARAMETERS[0], &sequence.to_string());
+            if let Some(part) = part {
+                url.query_pairs_mut().append_pair(BLOCK_PARAMETERS[1], &part.to_string());
+            }
             // The origin answers when the segment is there, or after three target durations at most.
             let wait = self.target * 3 + Duration::from_secs(5);
             (request.first_byte_timeout, request.timeout) = (Some(wait), Some(wait + Duration::from_secs(5)));
@@ -354,13 +396,14 @@ async fn renewed(origin: &Origin, master: &Url, known: &Url, imports: &[(String,
     urls.find(|url| url != known && key(url) == key(known))
 }
 
-/// Names the media sequence number that a request waits for.
-const BLOCK_PARAMETER: &str = "_HLS_msn";
+/// Name the media sequence number that a request waits for, and the part.
+const BLOCK_PARAMETERS: [&str; 2] = ["_HLS_msn", "_HLS_part"];
 
-/// The address that a player would be led to: without our own parameter.
+/// The address that a player would be led to: without our own parameters.
 fn without_block(url: &mut Url) {
     let Some(query) = url.query() else { return };
-    let kept: Vec<&str> = query.split('&').filter(|p| p.split('=').next() != Some(BLOCK_PARAMETER)).collect();
+    let ours = |p: &&str| p.split('=').next().is_some_and(|name| BLOCK_PARAMETERS.contains(&name));
+    let kept: Vec<&str> = query.split('&').filter(|p| !ours(p)).collect();
     let kept = kept.join("&");
     url.set_query((!kept.is_empty()).then_some(&kept));
 }

@@ -11,6 +11,7 @@ pub mod discover;
 pub mod hls;
 pub mod live;
 pub mod outbox;
+pub mod parts;
 pub mod past;
 pub mod utc;
 pub mod vod;

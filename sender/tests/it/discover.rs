@@ -133,8 +133,8 @@ async fn media_playlist_goes_out_byte_for_byte() {
         imports: vec![("side".into(), "b".into())],
         first: None,
     };
-    follow(origin().0, Arc::new(sink.clone()), rendition, FollowOptions { carry_keys: true, repeat: false })
-        .await;
+    let options = FollowOptions { carry_keys: true, repeat: false, low_latency: false };
+    follow(origin().0, Arc::new(sink.clone()), rendition, options).await;
     assert_eq!(
         sink.paths(),
         ["/live/b/seg1.ts", "/live/b/seg2.ts", "/live/media.m3u8"],

@@ -29,7 +29,7 @@ async fn rig(options: FollowOptions, prepare: impl FnOnce(&ScriptedOrigin)) -> R
     Rig { origin: server, sink, status, tasks }
 }
 
-const PLAIN: FollowOptions = FollowOptions { carry_keys: false, repeat: false };
+const PLAIN: FollowOptions = FollowOptions { carry_keys: false, repeat: false, low_latency: false };
 
 fn list(items: &[&str]) -> Vec<String> {
     items.iter().map(|s| (*s).to_owned()).collect()

@@ -91,8 +91,24 @@ pub struct Media {
     pub segments: Vec<Segment>,
     /// EXT-X-SERVER-CONTROL CAN-BLOCK-RELOAD=YES.
     pub can_block_reload: bool,
-    /// Whether it has EXT-X-PART or EXT-X-PRELOAD-HINT.
-    pub low_latency: bool,
+    /// EXT-X-PART-INF PART-TARGET: its newest segments come in parts.
+    pub part_target: Option<Duration>,
+    /// EXT-X-PART, in order.
+    pub parts: Vec<Part>,
+    /// URI of EXT-X-PRELOAD-HINT of TYPE=PART: what comes next.
+    pub next_part: Option<String>,
+}
+
+impl Media {
+    /// Media sequence number and number of the part behind the newest one, or behind the newest segment where nothing of the
+    /// next one is there yet: what `_HLS_msn` and `_HLS_part` ask for.
+    pub fn next(&self) -> (u64, u64) {
+        let next = self.segments.last().map_or(self.media_sequence, |s| s.sequence.saturating_add(1));
+        match self.parts.last() {
+            Some(part) if part.sequence >= next => (part.sequence, part.number + 1),
+            _ => (next, 0),
+        }
+    }
 }
 
 /// EXT-X-PLAYLIST-TYPE.
@@ -128,6 +144,27 @@ pub struct Segment {
     /// Byte span in the text of this segment's lines: from the first tag that belongs to it up to and including its URI
     /// line's end. Removing the spans of the last n segments trims the live edge.
     pub span: (usize, usize),
+}
+
+/// One partial segment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part {
+    /// URI with variables substituted.
+    pub uri: String,
+    /// Media sequence number of the segment that it is a part of.
+    pub sequence: u64,
+    /// Its place in that segment, from 0 on.
+    pub number: u64,
+    /// DURATION.
+    pub duration: Duration,
+    /// BYTERANGE, offset resolved (continuations too).
+    pub range: Option<ByteRange>,
+    /// GAP=YES: not there, must not be fetched.
+    pub gap: bool,
+    /// EXT-X-MAP in force.
+    pub map: Option<Arc<Map>>,
+    /// EXT-X-KEY in force.
+    pub keys: Arc<[Arc<Key>]>,
 }
 
 /// EXT-X-MAP.

@@ -1,7 +1,7 @@
 //! Reads a playlist into [`Playlist`].
 
 use super::lines::{self, Kind, Line, SegmentSpans, Variables, attributes};
-use super::{Key, Map, Master, Media, MediaGroup, Playlist, PlaylistType, Segment, Variant};
+use super::{Key, Map, Master, Media, MediaGroup, Part, Playlist, PlaylistType, Segment, Variant};
 use crate::manifest::{ManifestError, datetime};
 use crate::object::ByteRange;
 use std::sync::Arc;
@@ -112,7 +112,10 @@ impl<'a> Reader<'a> {
                 media.can_block_reload =
                     attributes(value).any(|a| a.name == "CAN-BLOCK-RELOAD" && a.value == "YES");
             }
-            "EXT-X-PART" | "EXT-X-PRELOAD-HINT" => media.low_latency = true,
+            "EXT-X-PART-INF" => {
+                let target = attributes(value).find(|a| a.name == "PART-TARGET");
+                media.part_target = target.and_then(|a| datetime::parse_seconds(a.value));
+            }
             "EXT-X-SKIP" => {
                 let skipped = attributes(value).find(|a| a.name == "SKIPPED-SEGMENTS");
                 self.skipped = skipped.map_or(0, |a| integer(a.value));
@@ -138,6 +141,17 @@ impl<'a> Reader<'a> {
             "EXT-X-KEY" => {
                 let key = self.read_key(value)?;
                 self.put_key(key);
+            }
+            "EXT-X-PART" => {
+                let part = self.read_part(value)?;
+                self.media.parts.extend(part);
+            }
+            "EXT-X-PRELOAD-HINT" => {
+                let hint = self.read(value)?;
+                let of = |name| hint.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
+                if of("TYPE").as_deref() == Some("PART") {
+                    self.media.next_part = of("URI");
+                }
             }
             _ => {}
         }
@@ -190,7 +204,7 @@ impl<'a> Reader<'a> {
             discontinuity: pending.discontinuity,
             gap: pending.gap,
             map: self.map.clone(),
-            keys: Arc::clone(self.shared_keys.get_or_insert_with(|| Arc::from(self.keys.as_slice()))),
+            keys: self.keys_in_force(),
             program_date_time: date.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             span: (start, line.next),
         };
@@ -199,10 +213,36 @@ impl<'a> Reader<'a> {
     }
 
     /// A range without an offset goes on where the range before it ended, in the same file.
-    fn resolve_range(&self, (length, offset): (u64, Option<u64>), uri: &str) -> Option<ByteRange> {
+    fn resolve_range(&self, range: (u64, Option<u64>), uri: &str) -> Option<ByteRange> {
         let before = self.media.segments.last().filter(|s| s.uri == uri).and_then(|s| s.range);
-        let first = offset.or_else(|| before?.last.checked_add(1)).unwrap_or(0);
-        range(length, first)
+        resolve(range, before)
+    }
+
+    /// EXT-X-PART. `sequence` is the place of its segment in the list; `finish` knows where numbers start.
+    fn read_part(&mut self, list: &str) -> Result<Option<Part>, ManifestError> {
+        let sequence = self.media.segments.len() as u64;
+        let number = self.media.parts.last().filter(|p| p.sequence == sequence).map_or(0, |p| p.number + 1);
+        let mut part = Part { sequence, number, ..Part::default() };
+        let mut range = None;
+        for (name, value) in self.read(list)? {
+            match name {
+                "URI" => part.uri = value,
+                "DURATION" => part.duration = datetime::parse_seconds(&value).unwrap_or_default(),
+                "BYTERANGE" => range = parse_range(&value),
+                "GAP" => part.gap = value == "YES",
+                _ => {}
+            }
+        }
+        let before = self.media.parts.last().filter(|p| p.uri == part.uri).and_then(|p| p.range);
+        part.range = range.and_then(|range| resolve(range, before));
+        part.map = self.map.clone();
+        part.keys = self.keys_in_force();
+        Ok((!part.uri.is_empty()).then_some(part))
+    }
+
+    /// The keys in force, shared.
+    fn keys_in_force(&mut self) -> Arc<[Arc<Key>]> {
+        Arc::clone(self.shared_keys.get_or_insert_with(|| Arc::from(self.keys.as_slice())))
     }
 
     fn put_key(&mut self, key: Key) {
@@ -298,6 +338,9 @@ impl<'a> Reader<'a> {
             return Playlist::Master(self.master);
         }
         let mut sequence = self.media.media_sequence.saturating_add(self.skipped);
+        for part in &mut self.media.parts {
+            part.sequence = part.sequence.saturating_add(sequence);
+        }
         for segment in &mut self.media.segments {
             segment.sequence = sequence;
             sequence = sequence.saturating_add(1);
@@ -314,6 +357,12 @@ fn parse_range(text: &str) -> Option<(u64, Option<u64>)> {
         None => None,
     };
     Some((length.trim_ascii().parse().ok()?, offset))
+}
+
+/// A range whose offset may be told by the one before it in the same file.
+fn resolve((length, offset): (u64, Option<u64>), before: Option<ByteRange>) -> Option<ByteRange> {
+    let first = offset.or_else(|| before?.last.checked_add(1)).unwrap_or(0);
+    range(length, first)
 }
 
 /// `None` for an empty range or one that ends beyond 2^64.

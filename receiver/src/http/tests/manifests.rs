@@ -330,6 +330,73 @@ async fn low_latency_parts_are_left_out_and_blocking_reloads_are_not_blocked() {
     assert!(seen.contains("12.ts") && seen.contains("#EXT-X-FOO:keep, this"));
 }
 
+/// Segments from 10 on, each of two parts, and `parts` of the next one; the part behind them is hinted at.
+fn in_parts(segments: u64, parts: u64) -> String {
+    let mut text = media(10, 0).replace(
+        "#EXT-X-FOO",
+        "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1\n#EXT-X-PART-INF:PART-TARGET=0.5\n#EXT-X-FOO",
+    );
+    for n in 10..10 + segments {
+        text.push_str(&format!(
+            "#EXT-X-PART:DURATION=0.5,URI=\"{n}.0.ts\"\n#EXT-X-PART:DURATION=0.5,URI=\"{n}.1.ts\"\n#EXTINF:1.0,\n{n}.ts\n"
+        ));
+    }
+    let n = 10 + segments;
+    (0..parts).for_each(|p| text.push_str(&format!("#EXT-X-PART:DURATION=0.5,URI=\"{n}.{p}.ts\"\n")));
+    text + &format!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"{n}.{parts}.ts\"\n")
+}
+
+/// A channel that is carried part by part.
+fn rig_of_parts() -> Arc<Rig> {
+    let rig = Rig::new();
+    let mut state = rig.multicast.state.lock().unwrap();
+    let channel = Channel { part_target_ms: Some(500), ..(*state.channels[0]).clone() };
+    state.channels = vec![Arc::new(channel)];
+    drop(state);
+    Arc::new(rig)
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_are_carried_stay_and_are_taught() {
+    let rig = rig_of_parts();
+    rig.multicast.hear_manifest(MEDIA_URL, &in_parts(3, 1), true);
+    let seen = rig.get(MEDIA_PATH).await;
+    assert_eq!((seen.text(), seen.waited), (in_parts(3, 1), Duration::ZERO));
+    let taught = rig.multicast.state.lock().unwrap().taught.last().cloned().unwrap().1;
+    let newest: Vec<&str> = taught.iter().rev().take(3).filter_map(|u| u.rsplit('/').next()).collect();
+    assert_eq!(newest, ["13.1.ts", "13.0.ts", "12.1.ts"], "what is hinted at is the newest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_blocks_is_answered_when_the_part_is_listed() {
+    let rig = rig_of_parts();
+    let later = rig.clone();
+    rig.multicast.hear_manifest(MEDIA_URL, &in_parts(3, 1), true);
+    tokio::spawn(async move {
+        for (segments, parts) in [(3, 2), (4, 0), (4, 1)] {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            later.multicast.hear_manifest(MEDIA_URL, &in_parts(segments, parts), true);
+        }
+    });
+    for (query, waited, seen) in [
+        ("_HLS_msn=13&_HLS_part=0", 0, in_parts(3, 1)),
+        ("_HLS_msn=13&_HLS_part=1", 500, in_parts(3, 2)),
+        ("_HLS_msn=13", 500, in_parts(4, 0)),
+        // Of more parts than there are, the first of the next segment is meant.
+        ("_HLS_msn=13&_HLS_part=7", 0, in_parts(4, 0)),
+        ("_HLS_msn=14&_HLS_part=0", 500, in_parts(4, 1)),
+        // Too far away to wait for.
+        ("_HLS_msn=16", 0, in_parts(4, 1)),
+        // Three target durations, then what there is.
+        ("_HLS_msn=14&_HLS_part=1", 6000, in_parts(4, 1)),
+    ] {
+        let answer = rig.get(&format!("{MEDIA_PATH}?{query}")).await;
+        assert_eq!(answer.waited, Duration::from_millis(waited), "{query}");
+        assert_eq!(answer.text(), seen, "{query}");
+    }
+    assert_eq!(rig.web.count(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn content_tells_a_manifest_not_its_name() {
     let rig = Rig::new();

@@ -41,6 +41,7 @@ pub(crate) fn channel() -> Channel {
         report_url: None,
         moq_url: None,
         target_duration_ms: 2000,
+        part_target_ms: None,
         renditions: vec![],
     }
 }
