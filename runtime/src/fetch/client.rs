@@ -59,11 +59,13 @@ pub(super) fn build(
     user_agent: &str,
     tls: rustls::ClientConfig,
     guard: Option<Arc<Guard>>,
+    from: Option<IpAddr>,
 ) -> reqwest::Client {
     let redirects = guard.clone();
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(user_agent)
+        .local_address(from)
         .no_proxy()
         .referer(false)
         .tcp_nodelay(true)

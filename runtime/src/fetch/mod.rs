@@ -17,6 +17,7 @@ use client::Guard;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE};
 use http::{HeaderMap, StatusCode};
 use mahp_common::ByteRange;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -119,7 +120,7 @@ pub enum FetchError {
         /// The host, of the URL or of a redirect.
         host: String,
         /// What it stands for.
-        address: std::net::IpAddr,
+        address: IpAddr,
     },
     /// A redirect that leads nowhere: too many, or not to http(s).
     #[error("{url}: bad redirect: {cause}")]
@@ -169,7 +170,12 @@ pub enum FetchError {
 impl Fetcher {
     /// `user_agent`: `mahp-sender/0.1.0`.
     pub fn new(user_agent: &str) -> Fetcher {
-        Fetcher { client: client::build(user_agent, client::tls(), None), guard: None }
+        Fetcher { client: client::build(user_agent, client::tls(), None, None), guard: None }
+    }
+
+    /// A fetcher whose requests come from this address of the host.
+    pub fn from_address(user_agent: &str, address: IpAddr) -> Fetcher {
+        Fetcher { client: client::build(user_agent, client::tls(), None, Some(address)), guard: None }
     }
 
     /// A fetcher for URLs that other people choose: it refuses hosts that are, or resolve to, addresses that
@@ -177,7 +183,10 @@ impl Fetcher {
     /// case). The addresses checked are the ones connected to, so a name cannot change its meaning in between.
     pub fn guarded(user_agent: &str, allow: impl IntoIterator<Item = String>) -> Fetcher {
         let guard = Arc::new(Guard::new(allow));
-        Fetcher { client: client::build(user_agent, client::tls(), Some(guard.clone())), guard: Some(guard) }
+        Fetcher {
+            client: client::build(user_agent, client::tls(), Some(guard.clone()), None),
+            guard: Some(guard),
+        }
     }
 
     /// One GET, at most 5 redirects, the whole body in memory.

@@ -55,7 +55,7 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream) {
 fn believing(certificate: CertificateDer<'static>) -> Fetcher {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate).unwrap();
-    Fetcher { client: client::build("mahp-test/0", client::tls_with(roots), None), guard: None }
+    Fetcher { client: client::build("mahp-test/0", client::tls_with(roots), None, None), guard: None }
 }
 
 async fn version(fetcher: &Fetcher, host: &str, to: SocketAddr) -> Result<Bytes, FetchError> {

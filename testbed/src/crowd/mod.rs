@@ -15,6 +15,7 @@ use mahp_runtime::shutdown;
 use member::Member;
 use net::{Answered, Client, Heard};
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use url::Url;
 
 /// What is in flight is looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
+/// What requests say they are from.
+const USER_AGENT: &str = "mahp-receiver-light/0.1";
 /// Datagrams between sockets and engines.
 const QUEUE: usize = 8192;
 
@@ -41,6 +44,9 @@ pub struct CrowdArgs {
     /// Seed of the losses
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
+    /// Addresses from this one on, which the host must have: one for each. Default: all have the host's
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<Ipv4Addr>,
     /// How long [default: until stopped]
     #[arg(long = "for", value_name = "TIME")]
     pub run_for: Option<Span>,
@@ -107,7 +113,7 @@ pub(crate) struct Places {
 pub async fn run(args: CrowdArgs) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals();
     let clock = Clock::new();
-    let fetcher = Fetcher::new("mahp-receiver-light/0.1");
+    let fetcher = Fetcher::new(USER_AGENT);
     let answer = fetcher.get(&args.session, Request::default()).await?;
     let (description, key) = SessionDescription::open(&answer.body, None, clock.wall())?;
     let channel = description.channels.first().context("the description has no channel")?;
@@ -119,7 +125,11 @@ pub async fn run(args: CrowdArgs) -> anyhow::Result<ExitCode> {
         net::listen(endpoint, packets.clone())?;
     }
     let (answers, mut answered) = mpsc::unbounded_channel::<Answered>();
-    let client = Client::new(fetcher, places.clone(), answers);
+    let fetchers = match args.address {
+        Some(first) => (0..args.count).map(|n| fetcher_of(first, n)).collect(),
+        None => vec![fetcher],
+    };
+    let client = Client::new(fetchers, places.clone(), answers);
     let member = |n: usize| Member::new(n, &args, &flows, key, &places);
     let mut members: Vec<Member> = (0..args.count).map(member).collect();
     let mut counters = Counters { receivers: args.count as u64, ..Counters::default() };
@@ -156,6 +166,13 @@ pub async fn run(args: CrowdArgs) -> anyhow::Result<ExitCode> {
     }
     write(&args, &counters);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A fetcher of the `n`-th member, with an address of its own: what a sender believes and allows is counted by address.
+fn fetcher_of(first: Ipv4Addr, n: usize) -> Fetcher {
+    let n = u32::try_from(n).unwrap_or(u32::MAX);
+    let address = Ipv4Addr::from_bits(first.to_bits().wrapping_add(n));
+    Fetcher::from_address(USER_AGENT, IpAddr::V4(address))
 }
 
 /// The best picture, and the sound: what a viewer watches.

@@ -12,6 +12,7 @@ use mahp_common::{Esi, Sbn, Toi, Tsi};
 use mahp_runtime::fetch::{FetchError, Fetcher, Request};
 use mahp_runtime::udp::{self, MulticastReceiver, ReceiveOptions};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use url::Url;
@@ -85,14 +86,24 @@ pub(super) struct Asked {
 /// Makes requests; answers come through a channel. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Client {
-    fetcher: Fetcher,
+    /// One for each member, or one for all.
+    fetchers: Arc<[Fetcher]>,
     places: Places,
     answers: mpsc::UnboundedSender<Answered>,
 }
 
 impl Client {
-    pub(super) fn new(fetcher: Fetcher, places: Places, answers: mpsc::UnboundedSender<Answered>) -> Client {
-        Client { fetcher, places, answers }
+    /// `fetchers`: one for each member, or one for all; at least one.
+    pub(super) fn new(
+        fetchers: Vec<Fetcher>,
+        places: Places,
+        answers: mpsc::UnboundedSender<Answered>,
+    ) -> Client {
+        Client { fetchers: fetchers.into(), places, answers }
+    }
+
+    fn fetcher(&self, member: usize) -> &Fetcher {
+        &self.fetchers[member % self.fetchers.len()]
     }
 
     fn done(&self, asked: &Asked, outcome: Outcome, pieces: Vec<Piece>, answer: Option<Answer>) {
@@ -108,7 +119,10 @@ impl Client {
                 return client.done(&asked, Outcome::Unreported, Vec::new(), None);
             };
             let body = report.to_json().into();
-            let got = client.fetcher.post(&url, "application/json", body, ANSWER_BYTES, PATIENCE).await;
+            let got = client
+                .fetcher(asked.member)
+                .post(&url, "application/json", body, ANSWER_BYTES, PATIENCE)
+                .await;
             let answer = got.ok().and_then(|a| Answer::parse(&a.body));
             let outcome = match &answer {
                 Some(answer) => Outcome::Reported(answer.wait_ms.map(Duration::from_millis)),
@@ -131,7 +145,7 @@ impl Client {
                 let (tsi, toi) = (asked.tsi, asked.toi);
                 let query = format!("{SYMBOLS_PATH}?tsi={tsi}&toi={toi}&sbn={sbn}&from={from}&count={count}");
                 let url = client.server(server).and_then(|u| u.join(&query).ok());
-                match client.get(url, None).await {
+                match client.get(asked.member, url, None).await {
                     Ok(body) if body.len() as u64 == u64::from(count) * u64::from(asked.symbol_size) => {
                         pieces.push(Piece::Symbols(PayloadId { sbn, esi: from }, body));
                     }
@@ -168,7 +182,7 @@ impl Client {
         tokio::spawn(async move {
             let mut pieces = Vec::new();
             for (first, last) in ranges {
-                match client.get(url.clone(), Some((first, Some(last)))).await {
+                match client.get(asked.member, url.clone(), Some((first, Some(last)))).await {
                     Ok(body) => pieces.push(Piece::Bytes(path, first, body)),
                     Err(error) => {
                         let outcome = refused(error.as_ref());
@@ -182,6 +196,7 @@ impl Client {
 
     async fn get(
         &self,
+        member: usize,
         url: Option<Url>,
         range: Option<(u64, Option<u64>)>,
     ) -> Result<Bytes, Option<FetchError>> {
@@ -192,7 +207,7 @@ impl Client {
             timeout: Some(PATIENCE),
             ..Request::default()
         };
-        self.fetcher.get(&url, request).await.map(|r| r.body).map_err(Some)
+        self.fetcher(member).get(&url, request).await.map(|r| r.body).map_err(Some)
     }
 }
 

@@ -16,6 +16,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 const HTTP_PORT: u16 = 7790;
 /// Port of what it tells about itself.
 const ADMIN_PORT: u16 = 7791;
+/// Further addresses of a host begin here: one host of a scenario may have them.
+const MORE: Ipv4Addr = Ipv4Addr::new(10, 77, 128, 1);
+/// The same on the loopback interface, which has them all.
+const MORE_ON_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 77, 128, 1);
 /// The interface of every host.
 pub const INTERFACE: &str = "eth0";
 
@@ -36,6 +40,23 @@ pub struct Host {
 }
 
 impl Host {
+    /// Gives it so many addresses more, one after the other; returns the first.
+    pub fn more_addresses(&self, count: usize) -> anyhow::Result<Ipv4Addr> {
+        let Some(namespace) = &self.namespace else { return Ok(MORE_ON_LOOPBACK) };
+        let count = count.min(32_000);
+        namespace.run(|| {
+            let (mut netlink, index) = (Netlink::open()?, socket::index(INTERFACE)?);
+            for bits in (MORE.to_bits()..).take(count) {
+                match netlink.address(index, IpAddr::V4(Ipv4Addr::from_bits(bits)), 16) {
+                    // The program on this host was restarted.
+                    Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                    other => other?,
+                }
+            }
+            anyhow::Ok(MORE)
+        })?
+    }
+
     /// Its namespace; none on the loopback interface.
     pub fn namespace(&self) -> Option<&Namespace> {
         self.namespace.as_ref()

@@ -176,7 +176,7 @@ impl Programs {
         let launch = match name {
             "origin" => self.origin(host),
             "sender" | "standby" => self.sender(host)?,
-            "crowd" => self.crowd()?,
+            "crowd" => self.crowd(host)?,
             name if name.starts_with("receiver-") => self.receiver(host)?,
             name => bail!("nothing runs on {name}"),
         };
@@ -437,8 +437,9 @@ impl Programs {
         Ok(self.program("receiver", &host.name, vec!["--config".into(), config.into()]))
     }
 
-    fn crowd(&self) -> anyhow::Result<Launch> {
+    fn crowd(&self, host: &Host) -> anyhow::Result<Launch> {
         let s = &self.settings.scenario;
+        let address = host.more_addresses(s.receivers.light).context("no addresses for light receivers")?;
         let session = self.session.clone().context("the sender has not said where its description is")?;
         let args: Vec<OsString> = vec![
             session.into(),
@@ -448,6 +449,8 @@ impl Programs {
             s.receivers.light_loss.0.to_string().into(),
             "--seed".into(),
             s.seed.to_string().into(),
+            "--address".into(),
+            address.to_string().into(),
             "--json".into(),
             self.folder.path().join(CROWD).into(),
         ];
