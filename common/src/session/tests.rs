@@ -368,8 +368,9 @@ fn hostile_symbols_of_another_way_are_refused_and_counted() {
     pair.symbols(Toi(1000), Path::Sender, id(0, 5000), &[0; 1343]);
     pair.symbols(Toi(1000), Path::Sender, id(u32::MAX, u32::MAX), &[0; 2688]);
     pair.symbols(Toi(77), Path::Sender, id(0, 0), &[0; 1344]);
+    pair.symbols(Toi(1000), Path::Sender, id(0, (1 << 24) - 1), &[0; 1344]);
     let drops = &pair.receiver.stats().drops;
-    assert_eq!(drops.get(DropReason::BadPayloadId) + drops.get(DropReason::BadSymbolLength), 4, "{drops:?}");
+    assert_eq!(drops.get(DropReason::BadPayloadId) + drops.get(DropReason::BadSymbolLength), 5, "{drops:?}");
 }
 
 #[test]

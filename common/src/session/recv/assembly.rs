@@ -8,7 +8,7 @@ mod doubt;
 
 use super::path::{BlockLack, ByPath, Path};
 use crate::drop::DropReason;
-use crate::fec::raptorq::Bitmap;
+use crate::fec::raptorq::{Bitmap, ESI_END};
 use crate::fec::{Blocks, DecodeJob, DecodeResult};
 use crate::ids::{Esi, Sbn};
 use crate::object::{ObjectMeta, Payload};
@@ -250,7 +250,8 @@ impl Assembly {
             let index = self.cut.no_code.map_or_else(unnamed, |blocks| blocks.index(id));
             Some(index.ok_or(DropReason::BadPayloadId)?)
         } else {
-            if !self.cut.raptorq || id.sbn.0 >= storage.count() {
+            // The library makes no symbols beyond, and the search for wrong ones has to.
+            if !self.cut.raptorq || id.sbn.0 >= storage.count() || id.esi.0 >= ESI_END {
                 return Err(DropReason::BadPayloadId);
             }
             storage.index(id)
