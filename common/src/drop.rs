@@ -142,6 +142,7 @@ mod tests {
             "duplicate",
             "late",
             "symbol_conflict",
+            "wrong_symbol",
             "object_limit",
             "byte_limit",
             "held_limit",
