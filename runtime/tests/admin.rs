@@ -86,7 +86,10 @@ async fn pages() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n{}"), "{answer}");
     let answer = get(to, "/").await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    assert!(answer.ends_with("there are: /metrics /healthz /readyz /api/status /api/reload (POST)\n"), "{answer}");
+    assert!(
+        answer.ends_with("there are: /metrics /healthz /readyz /api/status /api/reload (POST)\n"),
+        "{answer}"
+    );
     stop.cancel();
 }
 
