@@ -21,7 +21,14 @@ impl Place {
         let folder = std::env::temp_dir().join(format!("mahp-modes-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("a folder for temporary files");
-        std::fs::copy(env!("CARGO_BIN_EXE_mahp-testbed"), folder.join("mahp-testbed")).expect("a copy");
+        // By another process: a program that a test beside this one starts meanwhile would inherit the file, open for writing,
+        // and as long as it does "Text file busy" is the answer to who wants to run it.
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_mahp-testbed"))
+            .arg(&folder)
+            .status()
+            .expect("cp starts");
+        assert!(copied.success(), "a copy in {}", folder.display());
         std::fs::write(folder.join("scenario.toml"), scenario).expect("a file");
         Place { folder }
     }
