@@ -95,6 +95,8 @@ pub struct Hearing {
     starts: VecDeque<Time>,
     announced: Bounded<Announced>,
     listed: Bounded<()>,
+    /// How many media objects the newest playlist lists.
+    listing: u32,
     order: Order,
     /// Position of the newest media object that has begun.
     started: Option<u64>,
@@ -111,6 +113,7 @@ impl Hearing {
             starts: VecDeque::new(),
             announced: Bounded::default(),
             listed: Bounded::default(),
+            listing: 0,
             order: Order::default(),
             started: None,
         }
@@ -175,6 +178,7 @@ impl Hearing {
         if !self.live {
             return;
         }
+        self.listing = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let newest = keys.get(keys.len().saturating_sub(REMEMBERED)..).unwrap_or_default();
         self.order.teach(newest);
         for key in newest.iter().filter(|_| by_multicast) {
@@ -197,6 +201,11 @@ impl Hearing {
         for key in keys.iter().take(REMEMBERED).filter(|k| !order.at.contains_key(k)) {
             listed.insert(key, ());
         }
+    }
+
+    /// How many media objects the newest playlist lists.
+    pub const fn listing(&self) -> u32 {
+        self.listing
     }
 
     /// Whether packets come as they should.

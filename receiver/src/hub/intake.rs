@@ -350,7 +350,12 @@ impl super::Entry {
     /// How its media are kept.
     pub(super) fn class(&self, key: &RenditionKey) -> Class {
         match self.channel.live {
-            true => Class::Live { rendition: key.clone(), window: self.target() * 6 },
+            true => {
+                let window = self.target() * 6;
+                let listed = self.target().saturating_mul(self.hearing.listing());
+                // RFC 8216 section 6.2.2 has servers keep a segment for the duration of the longest playlist that lists it.
+                Class::Live { rendition: key.clone(), window, keep: window.max(listed).saturating_mul(2) }
+            }
             false => Class::Cached { rendition: Some(key.clone()) },
         }
     }

@@ -27,8 +27,8 @@ pub(super) enum Kind {
 pub(super) type WindowKey = (RenditionKey, Kind);
 
 pub(super) enum Placed {
-    /// Pinned; these lost their pin.
-    Pinned { demoted: Vec<(PieceKey, u64)> },
+    /// Pinned; these lost their pin, and of these it is too long ago that they did.
+    Pinned { demoted: Vec<(PieceKey, u64)>, expired: Vec<PieceKey> },
     /// Larger than the whole pinned part.
     TooLarge,
 }
@@ -40,12 +40,31 @@ struct Pin {
     at: Time,
 }
 
+#[derive(Debug, Default)]
+struct Window {
+    /// Oldest first.
+    pins: VecDeque<Pin>,
+    /// Media objects that lost their pin, oldest first.
+    past: VecDeque<(PieceKey, Time)>,
+    /// Age at which these are dropped.
+    keep: Duration,
+}
+
+/// For how long media objects of a live rendition are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ages {
+    /// Pinned for so long at least, beyond a fixed number.
+    pub(super) window: Duration,
+    /// Dropped at this age.
+    pub(super) keep: Duration,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pinned {
     limit: u64,
     bytes: u64,
-    windows: BTreeMap<WindowKey, VecDeque<Pin>>,
+    windows: BTreeMap<WindowKey, Window>,
 }
 
 impl Pinned {
@@ -69,40 +88,54 @@ impl Pinned {
     pub(super) fn push(
         &mut self,
         now: Time,
-        window: WindowKey,
+        key: WindowKey,
         piece: PieceKey,
         weight: u64,
-        age: Duration,
+        ages: Ages,
     ) -> Placed {
         if weight > self.limit {
             return Placed::TooLarge;
         }
-        let kind = window.1;
-        let pins = self.windows.entry(window.clone()).or_default();
-        pins.push_back(Pin { piece, weight, at: now });
+        let kind = key.1;
+        let window = self.windows.entry(key.clone()).or_default();
+        window.keep = ages.keep;
+        window.pins.push_back(Pin { piece, weight, at: now });
         self.bytes += weight;
         let mut demoted = Vec::new();
-        while pins.front().is_some_and(|oldest| {
-            let young = now - oldest.at < age;
+        while window.pins.front().is_some_and(|oldest| {
+            let (young, pins) = (now - oldest.at < ages.window, window.pins.len());
             match kind {
-                Kind::Manifest => pins.len() > MANIFEST_MAX,
-                Kind::Init => pins.len() > INIT_MAX,
-                Kind::Media => pins.len() > MEDIA_MAX || (pins.len() > MEDIA_ALWAYS && !young),
+                Kind::Manifest => pins > MANIFEST_MAX,
+                Kind::Init => pins > INIT_MAX,
+                Kind::Media => pins > MEDIA_MAX || (pins > MEDIA_ALWAYS && !young),
             }
         }) {
-            let Some(oldest) = pins.pop_front() else { break };
-            self.bytes -= oldest.weight;
-            demoted.push((oldest.piece, oldest.weight));
+            let Some(oldest) = window.unpin_oldest(kind) else { break };
+            self.bytes -= oldest.1;
+            demoted.push(oldest);
         }
-        demoted.extend(self.shrink(Some(&window)));
-        Placed::Pinned { demoted }
+        demoted.extend(self.shrink(Some(&key)));
+        Placed::Pinned { demoted, expired: self.expired(now) }
+    }
+
+    /// Media objects of live renditions whose time is over: no player's playlist lists them any more.
+    fn expired(&mut self, now: Time) -> Vec<PieceKey> {
+        let mut expired = Vec::new();
+        self.windows.retain(|_, window| {
+            while window.past.front().is_some_and(|(_, at)| now - *at >= window.keep) {
+                expired.extend(window.past.pop_front().map(|(piece, _)| piece));
+            }
+            !window.is_empty()
+        });
+        expired
     }
 
     /// A piece is going to be replaced.
     pub(super) fn forget(&mut self, piece: &PieceKey) {
-        for pins in self.windows.values_mut() {
-            if let Some(i) = pins.iter().position(|p| p.piece == *piece) {
-                if let Some(pin) = pins.remove(i) {
+        for window in self.windows.values_mut() {
+            window.past.retain(|(past, _)| past != piece);
+            if let Some(i) = window.pins.iter().position(|p| p.piece == *piece) {
+                if let Some(pin) = window.pins.remove(i) {
                     self.bytes -= pin.weight;
                 }
                 return;
@@ -112,9 +145,10 @@ impl Pinned {
 
     /// A rendition was left: its media objects lose their pin. Init segments and manifests, which are small, keep theirs.
     pub(super) fn release(&mut self, rendition: &RenditionKey) -> Vec<(PieceKey, u64)> {
-        let pins = self.windows.remove(&(rendition.clone(), Kind::Media)).unwrap_or_default();
-        self.bytes -= pins.iter().map(|p| p.weight).sum::<u64>();
-        pins.into_iter().map(|p| (p.piece, p.weight)).collect()
+        let Some(window) = self.windows.get_mut(&(rendition.clone(), Kind::Media)) else { return Vec::new() };
+        let demoted: Vec<_> = std::iter::from_fn(|| window.unpin_oldest(Kind::Media)).collect();
+        self.bytes -= demoted.iter().map(|(_, weight)| weight).sum::<u64>();
+        demoted
     }
 
     /// Unpins until the limit holds: first the oldest media object of the fullest window, down to two each; then whatever is
@@ -123,12 +157,12 @@ impl Pinned {
         let mut demoted = Vec::new();
         while self.bytes > self.limit {
             let Some(victim) = self.fullest().or_else(|| self.stalest(newest)) else { break };
-            let Some(pins) = self.windows.get_mut(&victim) else { break };
-            if let Some(pin) = pins.pop_front() {
-                self.bytes -= pin.weight;
-                demoted.push((pin.piece, pin.weight));
+            let Some(window) = self.windows.get_mut(&victim) else { break };
+            if let Some(pin) = window.unpin_oldest(victim.1) {
+                self.bytes -= pin.1;
+                demoted.push(pin);
             }
-            if pins.is_empty() {
+            if window.is_empty() {
                 self.windows.remove(&victim);
             }
         }
@@ -138,8 +172,8 @@ impl Pinned {
     fn fullest(&self) -> Option<WindowKey> {
         self.windows
             .iter()
-            .filter(|((_, kind), pins)| *kind == Kind::Media && pins.len() > MEDIA_MIN)
-            .max_by_key(|(_, pins)| pins.iter().map(|p| p.weight).sum::<u64>())
+            .filter(|((_, kind), window)| *kind == Kind::Media && window.pins.len() > MEDIA_MIN)
+            .max_by_key(|(_, window)| window.pins.iter().map(|p| p.weight).sum::<u64>())
             .map(|(key, _)| key.clone())
     }
 
@@ -147,11 +181,26 @@ impl Pinned {
     fn stalest(&self, newest: Option<&WindowKey>) -> Option<WindowKey> {
         self.windows
             .iter()
-            .filter(|(_, pins)| !pins.is_empty())
-            .min_by_key(|(key, pins)| {
-                let alone = Some(*key) == newest && pins.len() == 1;
-                (alone, key.1 != Kind::Media, pins.back().map(|p| p.at))
+            .filter(|(_, window)| !window.pins.is_empty())
+            .min_by_key(|(key, window)| {
+                let alone = Some(*key) == newest && window.pins.len() == 1;
+                (alone, key.1 != Kind::Media, window.pins.back().map(|p| p.at))
             })
             .map(|(key, _)| key.clone())
+    }
+}
+
+impl Window {
+    /// Takes the pin off its oldest object. A media object is remembered until its time is over.
+    fn unpin_oldest(&mut self, kind: Kind) -> Option<(PieceKey, u64)> {
+        let Pin { piece, weight, at } = self.pins.pop_front()?;
+        if kind == Kind::Media {
+            self.past.push_back((piece.clone(), at));
+        }
+        Some((piece, weight))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pins.is_empty() && self.past.is_empty()
     }
 }

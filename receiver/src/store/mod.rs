@@ -2,7 +2,7 @@
 //!
 //! All bytes are in one map; two policies decide what leaves it. The *pinned* part (at most a share of the budget) is the live
 //! window of each rendition, its init segments and manifests: [`live`]. Everything else is the *cache* part, in which moka picks
-//! the least recently used: [`cache`]. moka holds keys and weights only: it frees values whenever it likes (measured: five
+//! the least recently used: [`cache`]. What left a live window goes there until no player can ask for it any more. moka holds keys and weights only: it frees values whenever it likes (measured: five
 //! times its cap), we free them when it says evicted.
 //!
 //! A resource may be here in pieces (byte ranges); a request is answered when pieces cover it without a gap. Pieces of two
@@ -15,7 +15,7 @@ mod live;
 use crate::library::{ResourceKey, Stored};
 use crate::urls::RenditionKey;
 use cache::Cache;
-use live::{Kind, Pinned};
+use live::{Ages, Kind, Pinned};
 use mahp_common::{ObjectKind, Time};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -40,8 +40,10 @@ pub enum Class {
     Live {
         /// The rendition.
         rendition: RenditionKey,
-        /// Media objects younger than this are kept beyond the fixed number (6 target durations).
+        /// Media objects younger than this are pinned beyond the fixed number (6 target durations).
         window: Duration,
+        /// Media objects older than this are dropped: no player's playlist lists them any more. At least `window`.
+        keep: Duration,
     },
     /// Of a film, of a live channel's past, or by unicast: kept while there is room. Manifests and init segments of a rendition are pinned all the same.
     Cached {
@@ -106,18 +108,20 @@ impl Store {
         let weight = weight(key, &stored);
         let placed = match pin_kind(&class, stored.meta.kind) {
             Some((rendition, kind)) => {
-                let window = match class {
-                    Class::Live { window, .. } => window,
-                    Class::Cached { .. } => Duration::ZERO,
+                let ages = match class {
+                    Class::Live { window, keep, .. } => Ages { window, keep },
+                    Class::Cached { .. } => Ages { window: Duration::ZERO, keep: Duration::ZERO },
                 };
-                self.pinned.push(now, (rendition, kind), piece.clone(), weight, window)
+                self.pinned.push(now, (rendition, kind), piece.clone(), weight, ages)
             }
             None => live::Placed::TooLarge,
         };
         match placed {
-            live::Placed::Pinned { demoted } => {
+            live::Placed::Pinned { demoted, expired } => {
                 self.add(piece, stored, weight);
                 self.demote(demoted);
+                expired.iter().for_each(|piece| self.cache.remove(piece));
+                self.evict(expired);
                 true
             }
             live::Placed::TooLarge => {

@@ -51,7 +51,8 @@ fn part(first: u64, last: u64, complete: Option<u64>, etag: &str) -> Arc<Stored>
 }
 
 fn live(rendition: &str) -> Class {
-    Class::Live { rendition: RenditionKey::new("news", rendition), window: Duration::from_secs(12) }
+    let (window, keep) = (Duration::from_secs(12), Duration::from_secs(3600));
+    Class::Live { rendition: RenditionKey::new("news", rendition), window, keep }
 }
 
 fn cached() -> Class {
@@ -78,6 +79,33 @@ fn many_large_objects_stay_within_the_budget_and_the_newest_stay() {
 }
 
 /// The other measured trap: a hot set of film segments threw out 191 of 200 new live segments.
+#[test]
+fn what_no_playlist_lists_any_more_is_dropped() {
+    let heap = Arc::new(AtomicU64::new(0));
+    let mut store = Store::new(256 * MIB, true);
+    let class = |rendition: &str| Class::Live {
+        rendition: RenditionKey::new("news", rendition),
+        window: Duration::from_secs(12),
+        keep: Duration::from_secs(24),
+    };
+    for n in 0..40 {
+        store.insert(at(2 * n), &key(&format!("high/{n}")), whole(2_000_000, &heap), class("high"));
+        if n < 10 {
+            store.insert(at(2 * n), &key(&format!("low/{n}")), whole(500_000, &heap), class("low"));
+        }
+        if n == 20 {
+            store.unpin(&RenditionKey::new("news", "low"));
+        }
+        assert!(heap.load(Ordering::Relaxed) <= 30_000_000, "object {n}: really freed");
+    }
+    let here = |r: &str| {
+        (0..40).filter(|n| store.lookup(&key(&format!("{r}/{n}")), None).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(here("high"), (28..40).collect::<Vec<_>>(), "twice the window: 24 s");
+    assert_eq!(here("low"), Vec::<i32>::new(), "left, and its time is over");
+    assert!(store.take_evicted().len() >= 38, "who counts what is here is told");
+}
+
 #[test]
 fn the_live_window_survives_a_hot_film() {
     let heap = Arc::new(AtomicU64::new(0));
