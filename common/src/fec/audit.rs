@@ -9,7 +9,8 @@
 //!
 //! The code's coefficients come out of the encoder: next to the bytes of source symbol i it is given the i-th unit vector.
 
-use super::raptorq::{Bitmap, encode_padded};
+use super::bitmap::Bitmap;
+use super::raptorq::encode_padded;
 use crate::ids::Esi;
 use std::collections::HashMap;
 

@@ -1,18 +1,13 @@
-//! RaptorQ (RFC 6330) block by block, as jobs that any thread may run.
+//! RaptorQ (RFC 6330) block by block: repair symbols, made as jobs that any thread may run.
 //!
-//! The `raptorq` crate panics or aborts on hostile values; what reaches it here was validated by
-//! [`super::Blocks::of`] and by the session (SBN, ESI, symbol length). Two habits matter for speed (measured):
-//! blocks are padded to K' before encoding, so that the crate's plan cache is keyed by one of few K'; and a decoder is made
-//! only for a block that lost something.
+//! The `raptorq` crate panics or aborts on hostile values; what reaches it was validated by [`super::Blocks::of`] and by the
+//! session (SBN, ESI, symbol length). Blocks are padded to K' before encoding, so that the crate's plan cache is keyed by one of
+//! few K' (measured: half the time).
 
 use super::Blocks;
-use super::audit::{Received, Verdict, find_wrong};
 use crate::ids::{Esi, Sbn, Toi};
 use bytes::Bytes;
-use raptorq::{
-    EncodingPacket, ObjectTransmissionInformation, PayloadId, SourceBlockDecoder, SourceBlockEncoder,
-    extended_source_block_symbols,
-};
+use raptorq::{ObjectTransmissionInformation, SourceBlockEncoder, extended_source_block_symbols};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// ESIs of RaptorQ have 24 bits. They are shared out by the way on which repair symbols travel, so that what comes one way is
@@ -117,106 +112,8 @@ pub(super) fn encode_padded(data: &[u8], symbols: u32, symbol_size: u16, esis: &
     esis.iter().flat_map(of).map(|packet| packet.split().1).collect()
 }
 
-/// A source block to solve.
-#[derive(Debug)]
-pub struct DecodeJob {
-    /// The session's handle of the object.
-    pub(crate) object: u64,
-    /// The block.
-    pub(crate) sbn: Sbn,
-    /// K.
-    pub(crate) symbols: u32,
-    /// T.
-    pub(crate) symbol_size: u16,
-    /// K * T bytes: source symbols in their places.
-    pub(crate) buffer: Vec<u8>,
-    /// Which source symbols are there.
-    pub(crate) have: Bitmap,
-    /// Repair symbols.
-    pub(crate) repair: Vec<(Esi, Vec<u8>)>,
-    /// Whether some symbols may be wrong: they are looked for and taken out first.
-    pub(crate) audit: bool,
-}
-
-/// A solved block, or the same block still unsolved.
-#[derive(Debug)]
-pub struct DecodeResult {
-    pub(crate) job: DecodeJob,
-    pub(crate) solved: bool,
-    /// Symbols that were found to be wrong and taken out.
-    pub(crate) wrong: u32,
-}
-
-impl DecodeJob {
-    /// Solves the block; on failure gives everything back, so that more symbols can be added.
-    pub fn run(mut self) -> DecodeResult {
-        let before = self.held();
-        let usable = !self.audit
-            || match catch_unwind(AssertUnwindSafe(|| find_wrong(self.received()))) {
-                Ok(verdict) => self.take_out(verdict),
-                Err(_) => false,
-            };
-        let wrong = before - self.held();
-        let solved = usable && (self.missing() == 0 || self.rebuild());
-        DecodeResult { job: self, solved, wrong }
-    }
-
-    fn held(&self) -> u32 {
-        self.have.count() + self.repair.len() as u32
-    }
-
-    fn received(&self) -> Received<'_> {
-        let DecodeJob { symbols, symbol_size, buffer, have, repair, .. } = self;
-        Received { symbols: *symbols, symbol_size: *symbol_size, buffer, have, repair }
-    }
-
-    /// False: nothing is known about which symbols are right.
-    fn take_out(&mut self, verdict: Verdict) -> bool {
-        match verdict {
-            Verdict::Unknown => return false,
-            Verdict::Consistent => {}
-            Verdict::Without(source, repair) => {
-                source.into_iter().for_each(|i| self.have.clear(i));
-                let mut at = 0..;
-                self.repair.retain(|_| at.next().is_none_or(|i: usize| !repair.contains(&i)));
-            }
-        }
-        true
-    }
-
-    fn rebuild(&mut self) -> bool {
-        let decoded = catch_unwind(AssertUnwindSafe(|| self.decode())).ok().flatten();
-        match decoded {
-            Some(block) if block.len() == self.buffer.len() => {
-                self.buffer = block;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn decode(&self) -> Option<Vec<u8>> {
-        let size = usize::from(self.symbol_size);
-        let mut decoder = SourceBlockDecoder::new(0, &block_oti(self.symbol_size), self.buffer.len() as u64);
-        let source = self
-            .buffer
-            .chunks_exact(size)
-            .enumerate()
-            .filter(|(i, _)| self.have.get(*i))
-            .map(|(i, s)| EncodingPacket::new(PayloadId::new(0, i as u32), s.to_vec()));
-        let repair =
-            self.repair.iter().map(|(esi, s)| EncodingPacket::new(PayloadId::new(0, esi.0), s.clone()));
-        decoder.decode(source.chain(repair))
-    }
-
-    /// Source symbols that were not there.
-    pub fn missing(&self) -> u32 {
-        self.symbols - self.have.count()
-    }
-}
-
 /// The crate reads only T, N and Al of this when it works on single blocks.
-fn block_oti(symbol_size: u16) -> ObjectTransmissionInformation {
+pub(super) fn block_oti(symbol_size: u16) -> ObjectTransmissionInformation {
     ObjectTransmissionInformation::new(0, symbol_size, 1, 1, 8)
 }
 
@@ -233,52 +130,6 @@ pub fn repair_symbols(symbols: u32, percent: u32) -> u32 {
     let lost = f64::from(symbols) * f64::from(percent) / 300.0;
     let floor = (lost + 3.7 * lost.sqrt() + 2.0).ceil();
     share.max(floor as u32)
-}
-
-/// A set of symbol numbers.
-#[derive(Clone, Debug, Default)]
-pub struct Bitmap {
-    words: Vec<u64>,
-    count: u32,
-}
-
-impl Bitmap {
-    /// All clear, room for `bits`.
-    pub fn new(bits: u32) -> Bitmap {
-        Bitmap { words: vec![0; bits.div_ceil(64) as usize], count: 0 }
-    }
-
-    /// Whether `i` is set.
-    pub fn get(&self, i: usize) -> bool {
-        self.words.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
-    }
-
-    /// Sets `i`; false if it was set or is out of room.
-    pub fn set(&mut self, i: usize) -> bool {
-        match self.words.get_mut(i / 64) {
-            Some(word) if *word >> (i % 64) & 1 == 0 => {
-                *word |= 1 << (i % 64);
-                self.count += 1;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Clears `i`.
-    pub fn clear(&mut self, i: usize) {
-        if self.get(i)
-            && let Some(word) = self.words.get_mut(i / 64)
-        {
-            *word &= !(1 << (i % 64));
-            self.count -= 1;
-        }
-    }
-
-    /// How many are set.
-    pub const fn count(&self) -> u32 {
-        self.count
-    }
 }
 
 #[cfg(test)]
@@ -320,42 +171,6 @@ mod tests {
             let made = encode(&block(symbols, 64, 0), symbols, 64, ESI_END - symbols - 1, 1);
             assert_eq!(made.first().map(|(esi, _)| *esi), Some(Esi(ESI_END - 1)), "K = {symbols}");
         }
-    }
-
-    #[test]
-    fn a_lossy_block_is_rebuilt_and_too_much_loss_is_not() {
-        let (symbols, size) = (100u32, 64u16);
-        let data = block(symbols, size, 7);
-        let mut padded = data.to_vec();
-        padded.resize(symbols as usize * usize::from(size), 0);
-        let repair = encode(&data, symbols, size, 0, 30);
-        let job = |lost: u32| {
-            let mut have = Bitmap::new(symbols);
-            let mut buffer = padded.clone();
-            for i in 0..symbols as usize {
-                if i < lost as usize {
-                    buffer[i * 64..(i + 1) * 64].fill(0xaa);
-                } else {
-                    have.set(i);
-                }
-            }
-            DecodeJob {
-                object: 1,
-                sbn: Sbn(0),
-                symbols,
-                symbol_size: size,
-                buffer,
-                have,
-                repair: repair.clone(),
-                audit: false,
-            }
-        };
-        let ok = job(25).run();
-        assert!(ok.solved);
-        assert_eq!(ok.job.buffer, padded);
-        let failed = job(40).run();
-        assert!(!failed.solved);
-        assert_eq!(failed.job.missing(), 40);
     }
 
     #[test]

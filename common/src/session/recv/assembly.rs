@@ -8,8 +8,8 @@ mod doubt;
 
 use super::path::{BlockLack, ByPath, Path};
 use crate::drop::DropReason;
-use crate::fec::raptorq::{Bitmap, ESI_END};
-use crate::fec::{Blocks, DecodeJob, DecodeResult};
+use crate::fec::raptorq::ESI_END;
+use crate::fec::{Bitmap, Blocks, DecodeJob, DecodeResult};
 use crate::ids::{Esi, Sbn};
 use crate::object::{ObjectMeta, Payload};
 use crate::repair::report::{RUN_BINS, run_bin};
