@@ -121,7 +121,8 @@ pub(super) fn block_oti(symbol_size: u16) -> ObjectTransmissionInformation {
 ///
 /// A plain share protects small blocks badly: at 15 %, a block of 23 symbols gets 4, and loses an object in a hundred at
 /// 5 % loss. So every block gets at least what a loss of a third of the share needs at about 1 in 10^4 (mean + 3.7 sigma
-/// + 2 for the code itself).
+/// + 2 for the code itself), and, where that is few packets, what a burst of three more takes (measured on a satellite's 3 % in
+/// bursts of three: one audio segment in fifty was lost without).
 pub fn repair_symbols(symbols: u32, percent: u32) -> u32 {
     if percent == 0 || symbols == 0 {
         return 0;
@@ -129,7 +130,8 @@ pub fn repair_symbols(symbols: u32, percent: u32) -> u32 {
     let share = symbols.saturating_mul(percent).div_ceil(100);
     let lost = f64::from(symbols) * f64::from(percent) / 300.0;
     let floor = (lost + 3.7 * lost.sqrt() + 2.0).ceil();
-    share.max(floor as u32)
+    let burst = (symbols / 4).min(3);
+    share.max(floor as u32 + burst)
 }
 
 #[cfg(test)]
@@ -177,7 +179,9 @@ mod tests {
     fn small_blocks_get_more_than_their_share() {
         assert_eq!(repair_symbols(100, 0), 0);
         assert_eq!(repair_symbols(780, 15), 117);
-        assert_eq!(repair_symbols(23, 15), 8);
+        assert_eq!(repair_symbols(13, 15), 9);
+        assert_eq!(repair_symbols(23, 15), 11);
+        assert_eq!(repair_symbols(200, 15), 30);
         assert_eq!(repair_symbols(1, 15), 3);
     }
 }
