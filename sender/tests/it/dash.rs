@@ -296,3 +296,34 @@ async fn location_and_a_new_beginning() {
     assert_eq!(live.media.media()[4..], list(&["/t/init.mp4", "/t/t0.m4s", "/t/t1.m4s"])[..]);
     assert!(o.count("/t/session-7.mpd") > 0);
 }
+
+#[tokio::test]
+async fn a_timeline_without_an_end_goes_with_the_period_and_the_clock() {
+    let mpd = |kind: &str, attributes: &str| {
+        format!(
+            r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="{kind}" {attributes}><Period id="p" start="PT0S">
+<AdaptationSet contentType="video" mimeType="video/mp4"><SegmentTemplate timescale="1" initialization="init.mp4" media="t$Time$.m4s">
+<SegmentTimeline><S t="0" d="1" r="-1"/></SegmentTimeline></SegmentTemplate><Representation id="v" bandwidth="500000"/></AdaptationSet></Period></MPD>"#
+        )
+    };
+    let o = ScriptedOrigin::start().await;
+    timeline_origin(&o);
+    o.set("/t/film.mpd", Reply::ok(mpd("static", r#"mediaPresentationDuration="PT4S""#)));
+    let (paths, _) = carried(&found(&o, "/t/film.mpd", &[]).await, "video-v").await;
+    assert_eq!(paths, list(&["/t/init.mp4", "/t/t0.m4s", "/t/t1.m4s", "/t/t2.m4s", "/t/t3.m4s"]));
+
+    let start = iso(minus(Clock::new().wall(), Duration::from_secs(10)));
+    // Players stay so far behind the edge; what is carried does not.
+    let attributes = format!(
+        r#"availabilityStartTime="{start}" minimumUpdatePeriod="PT30S" timeShiftBufferDepth="PT8S" suggestedPresentationDelay="PT6S""#
+    );
+    let text = mpd("dynamic", &attributes);
+    o.set("/t/live.mpd", Reply::ok(text.clone()));
+    let live = live(&o, "/t/live.mpd").await;
+    live.media.wait("the start and three more", |s| s.media().len() >= 7).await;
+    let media = live.media.media();
+    let numbers: Vec<u64> = media[1..].iter().map(|p| p[4..p.len() - 4].parse().expect("a number")).collect();
+    assert!((7..=9).contains(&numbers[0]), "near the edge: {numbers:?}");
+    assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "each once, in order: {numbers:?}");
+    assert!(live.mpd.items()[0].object.data.as_ref() == text.as_bytes(), "byte for byte");
+}

@@ -145,7 +145,8 @@ impl Mpd {
         segments::segments(self, representation, now)
     }
 
-    /// Dynamic, $Number$ without timeline: when the next segment after `number` becomes available.
+    /// Dynamic, by the clock (a constant @duration, or a timeline whose last S has `@r = -1`): when the next segment after
+    /// `number` becomes available.
     pub fn next_available(&self, representation: &Representation, number: u64) -> Option<WallTime> {
         segments::next_available(self, representation, number)
     }

@@ -72,15 +72,30 @@ pub(super) fn segments(mpd: &Mpd, representation: &Representation, now: WallTime
 pub(super) fn next_available(mpd: &Mpd, representation: &Representation, number: u64) -> Option<WallTime> {
     let (source, _) = source(representation)?;
     let clock = Clock::new(mpd, representation, source);
-    let duration = u128::from(clock.segmenting.duration?);
-    if !mpd.dynamic || clock.segmenting.timeline.is_some() {
+    if !mpd.dynamic {
         return None;
     }
+    if let Some(timeline) = &clock.segmenting.timeline {
+        return next_of_timeline(&clock, timeline, number);
+    }
+    let duration = u128::from(clock.segmenting.duration?);
     let index = u128::from(number.checked_add(1)?.checked_sub(clock.first_number())?);
     if clock.count_by_period(duration).is_some_and(|count| index >= count) {
         return None;
     }
     Some(clock.available_at((index + 1).saturating_mul(duration).saturating_add(clock.offset())))
+}
+
+/// Of a timeline whose last S repeats for an open time (`@r = -1`).
+fn next_of_timeline(clock: &Clock<'_>, timeline: &[S], number: u64) -> Option<WallTime> {
+    timeline.last().filter(|last| last.r < 0)?;
+    let run = runs(clock, timeline, WallTime::from_unix_secs(0)).pop()?;
+    let next = number.checked_add(1)?;
+    let index = u128::from(next.checked_sub(run.number)?);
+    let start = index.saturating_mul(run.duration).saturating_add(run.time);
+    let over = clock.period_end().is_some_and(|end| start >= end)
+        || clock.segmenting.end_number.is_some_and(|end| next > end);
+    (!over).then(|| clock.available_at(start.saturating_add(run.duration)))
 }
 
 /// A segment before it has a URL.

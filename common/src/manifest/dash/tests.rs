@@ -145,6 +145,10 @@ fn live_timelines_go_on_until_now() {
     let m = mpd("live-timeline.mpd");
     let now = WallTime::from_unix_secs(1_795_362_015);
     let segments = m.segments(&m.representations[0], now);
+    let last = segments.last().unwrap();
+    let next = last.available_at.unwrap().unix_millis() + last.duration.as_millis() as u64;
+    let told = m.next_available(&m.representations[0], last.number);
+    assert_eq!(told, Some(WallTime::from_unix_millis(next)), "it goes by the clock");
     let times: Vec<_> =
         segments.iter().map(|s| (s.number, s.url.path().rsplit('/').next().unwrap())).collect();
     assert_eq!(
