@@ -19,8 +19,6 @@ const RAPTORQ: &str = "urn:ietf:rmt:fec:encoding:6";
 const MANIFEST_ID: &str = "manifest";
 /// Silence after which a gateway may leave, at least (milliseconds).
 const IDLE_TIMEOUT_MIN_MS: u64 = 10_000;
-/// Hop limit in SDP: the description has none, and routers' limits decide.
-const TTL: u8 = 127;
 /// LCT header, FEC Payload ID and extensions before a symbol, roughly.
 const HEADER_BYTES: u128 = 32;
 
@@ -208,8 +206,8 @@ fn printable(text: &str) -> String {
 }
 
 /// One SDP document: a media section per flow, the announcement session first. Repair flows of profile `mabr` have sections
-/// of their own.
-pub fn sdp(description: &SessionDescription) -> String {
+/// of their own. `ttl` is that of the packets.
+pub fn sdp(description: &SessionDescription, ttl: u8) -> String {
     let mut out = String::new();
     let first = description.announcement.or_else(|| description.flows().next().map(|(_, r)| r.flow.endpoint));
     let origin = first.map_or(IpAddr::from([0, 0, 0, 0]), origin_address);
@@ -229,27 +227,27 @@ pub fn sdp(description: &SessionDescription) -> String {
         push_line(&mut out, &line);
     }
     if let Some(endpoint) = &description.announcement {
-        media(&mut out, endpoint, "session description", None, 0);
+        media(&mut out, ttl, endpoint, "session description", None, 0);
     }
     for (channel, rendition) in description.flows() {
         let flow = &rendition.flow;
         let title = format!("{}/{}", channel.name, rendition.id);
         let source_fec = u8::from(flow.profile == WireProfile::FluteRaptorq);
-        media(&mut out, &flow.endpoint, &title, Some(flow), source_fec);
+        media(&mut out, ttl, &flow.endpoint, &title, Some(flow), source_fec);
         if let Some(repair) = &flow.repair {
-            media(&mut out, repair, &format!("{title} repair"), Some(flow), 1);
+            media(&mut out, ttl, repair, &format!("{title} repair"), Some(flow), 1);
         }
     }
     out
 }
 
 /// A media section. `fec` refers to one of the declarations above.
-fn media(out: &mut String, endpoint: &Endpoint, title: &str, flow: Option<&Flow>, fec: u8) {
+fn media(out: &mut String, ttl: u8, endpoint: &Endpoint, title: &str, flow: Option<&Flow>, fec: u8) {
     push_line(out, &format!("m=application {} FLUTE/UDP 0", endpoint.port));
     push_line(out, &format!("i={}", printable(title)));
     let family = family(&endpoint.group);
     // RFC 8866 section 5.7: IPv6 has no TTL there.
-    let ttl = if endpoint.group.is_ipv4() { format!("/{TTL}") } else { String::new() };
+    let ttl = if endpoint.group.is_ipv4() { format!("/{ttl}") } else { String::new() };
     push_line(out, &format!("c=IN {family} {}{ttl}", endpoint.group));
     if let Some(flow) = flow {
         push_line(out, &format!("b=AS:{}", kilobits_with_headers(flow, endpoint)));

@@ -94,7 +94,7 @@ pub struct Settings {
     /// Senders; on the command line the positional arguments.
     #[arg(skip)]
     pub session: Option<Vec<String>>,
-    /// Where players ask [default: 0.0.0.0:7790]
+    /// Where players ask [default: [::]:7790, all addresses]
     #[arg(long, env = "MAHP_RECEIVER_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// Where /metrics, /healthz, /readyz and /api/status are served [default: 127.0.0.1:7791]
@@ -334,7 +334,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
     }
     Ok(Config {
         sessions: sessions.iter().map(|s| s.parse()).collect::<Result<_, _>>()?,
-        listen: s.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7790))),
+        listen: s.listen.unwrap_or(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 7790))),
         admin: s.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 7791))),
         interface: s.interface,
         join: match s.join.unwrap_or(Join::OnDemand) {

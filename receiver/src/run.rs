@@ -15,10 +15,10 @@ use crate::recovery::Recovery;
 use crate::served::Served;
 use crate::store::disk::{Disk, Job};
 use crate::urls::RenditionKey;
-use mahp_runtime::admin;
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
+use mahp_runtime::{admin, listen};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -73,7 +73,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     let hub = Hub::new(options, clock, served.clone());
     let tasks = TaskTracker::new();
 
-    let (listener, http_address) = admin::bind(config.listen, "--listen").await?;
+    let (listener, http_address) = listen::bind(config.listen, "--listen")?;
     let (admin_address, admin) = admin::server(config.admin, metrics, hub.clone(), stop.clone()).await?;
     tasks.spawn(admin);
     if let Some(folder) = &config.disk {

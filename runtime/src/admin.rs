@@ -2,6 +2,7 @@
 //! told otherwise; the `Host` header must be an address or `localhost` (DNS rebinding), and pages of other sites cannot POST.
 
 use crate::error::StartupError;
+use crate::listen;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Request, Response, StatusCode};
@@ -12,7 +13,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::convert::Infallible;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,47 +93,11 @@ pub async fn server(
     status: Arc<dyn Status>,
     stop: CancellationToken,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + Send), StartupError> {
-    let (listener, bound) = bind(listen, "the admin server").await?;
+    let (listener, bound) = listen::bind(listen, "the admin server")?;
     let heart = Arc::new(Heart::default());
     tokio::spawn(beat(heart.clone(), handle.clone(), stop.clone()));
     let admin = Arc::new(Admin { handle, status, heart });
     Ok((bound, accept(listener, admin, stop)))
-}
-
-/// Listens on TCP, for `what` (in errors). Returns the listener and its address. Errors: `E-PORT-IN-USE`, `E-BIND`.
-pub async fn bind(listen: SocketAddr, what: &str) -> Result<(TcpListener, SocketAddr), StartupError> {
-    let attempt = async {
-        let listener = TcpListener::bind(listen).await?;
-        let bound = listener.local_addr()?;
-        io::Result::Ok((listener, bound))
-    };
-    attempt.await.map_err(|e| bind_error(listen, what, &e))
-}
-
-fn bind_error(listen: SocketAddr, what: &str, error: &io::Error) -> StartupError {
-    let port = listen.port();
-    match error.kind() {
-        io::ErrorKind::AddrInUse => StartupError::runtime(
-            "E-PORT-IN-USE",
-            format!("{what} cannot listen on {listen}: another program has TCP port {port}"),
-            format!("choose another port, or see who has it: ss -ltnp 'sport = :{port}'"),
-        ),
-        io::ErrorKind::PermissionDenied => StartupError::runtime(
-            "E-BIND",
-            format!("{what} cannot listen on {listen}: ports below 1024 need a privilege"),
-            "choose a port above 1023",
-        ),
-        io::ErrorKind::AddrNotAvailable => StartupError::runtime(
-            "E-BIND",
-            format!("{what} cannot listen on {listen}: this machine does not have that address"),
-            "use 127.0.0.1 for this machine alone, or 0.0.0.0 for all its addresses",
-        ),
-        _ => StartupError::runtime(
-            "E-BIND",
-            format!("{what} cannot listen on {listen}: {error}"),
-            "choose another address",
-        ),
-    }
 }
 
 /// When the runtime last turned.

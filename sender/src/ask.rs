@@ -1,7 +1,7 @@
 //! The command `status`: asks a sender that runs.
 
-use mahp_runtime::ask;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::{ask, say};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 pub(crate) async fn status(admin: Option<SocketAddr>, json: bool) -> Result<(), StartupError> {
     let body = ask::admin(PROGRAM, admin.unwrap_or(ADMIN), "/api/status").await?;
     let status: Value = serde_json::from_slice(&body).map_err(|e| ask::no_status(PROGRAM, &e))?;
-    print!("{}", if json { format!("{status:#}\n") } else { text(&status) });
+    say::out(if json { format!("{status:#}\n") } else { text(&status) });
     Ok(())
 }
 

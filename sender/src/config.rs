@@ -6,9 +6,10 @@ use mahp_common::limits;
 use mahp_runtime::config::{BitRate, ByteSize};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
+use mahp_runtime::say;
 use mahp_runtime::settings::{ConfigCommand, Place};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use url::Url;
 
@@ -50,7 +51,7 @@ pub struct SenderSettings {
     /// UDP port of source flows; repair flows use the next one [default: 5000]
     #[arg(long, env = "MAHP_SENDER_PORT_BASE", value_name = "PORT")]
     pub port_base: Option<u16>,
-    /// Where the session description is served [default: 0.0.0.0:7780]
+    /// Where the session description is served [default: [::]:7780, all addresses]
     #[arg(long, env = "MAHP_SENDER_HTTP", value_name = "ADDRESS:PORT")]
     pub http: Option<SocketAddr>,
     /// Where /metrics, /healthz, /readyz and /api/status are served [default: 127.0.0.1:7781]
@@ -270,7 +271,7 @@ fn parse_profile(s: &str) -> Result<WireProfile, String> {
 pub fn command(command: &ConfigCommand) -> Result<(), StartupError> {
     match command {
         ConfigCommand::Print { default: true, .. } | ConfigCommand::Print { file: None, .. } => {
-            print!("{DEFAULT_FILE}");
+            say::out(DEFAULT_FILE);
             Ok(())
         }
         ConfigCommand::Print { file: Some(path), .. } => {
@@ -278,12 +279,12 @@ pub fn command(command: &ConfigCommand) -> Result<(), StartupError> {
             let text = toml::to_string(&file).map_err(|e| {
                 StartupError::runtime("E-CONFIG", format!("{}: {e}", path.display()), "report this as a bug")
             })?;
-            print!("{text}");
+            say::out(text);
             Ok(())
         }
         ConfigCommand::Check { file } => {
             let config = resolve(Cli { config: Some(file.clone()), ..Cli::default() })?;
-            println!("{}: good, {} channel(s)", file.display(), config.channels.len());
+            say::line(format_args!("{}: good, {} channel(s)", file.display(), config.channels.len()));
             Ok(())
         }
     }
@@ -334,7 +335,7 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
         ipv6,
         group_base,
         port_base,
-        http: c.http.or(f.http).unwrap_or(SocketAddr::from(([0, 0, 0, 0], 7780))),
+        http: c.http.or(f.http).unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7780))),
         admin: c.admin.or(f.admin).unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 7781))),
         rate_limit: c.rate_limit.or(f.rate_limit).map(|r| r.0),
         key_file: c.key_file.or(f.key_file),

@@ -46,11 +46,11 @@ pub struct Issuer {
     pub description: SessionDescription,
     /// Signs.
     pub key: SigningKey,
-    /// Repair servers and place for reports of every channel.
-    pub repair: Offer,
+    /// The same for every channel.
+    pub offer: Offer,
 }
 
-/// What receivers are told about repair and standby.
+/// What receivers are told besides the plan: repair, standby, how far packets go.
 #[derive(Clone, Debug, Default)]
 pub struct Offer {
     /// Repair servers.
@@ -61,11 +61,13 @@ pub struct Offer {
     pub standby: Vec<IpAddr>,
     /// The MoQ publisher.
     pub moq_url: Option<String>,
+    /// TTL of the packets, for SDP.
+    pub ttl: u8,
 }
 
 impl Issuer {
     /// An issuer for this plan.
-    pub fn new(plan: &Plan, name: &str, session: u64, key: SigningKey, repair: Offer) -> Issuer {
+    pub fn new(plan: &Plan, name: &str, session: u64, key: SigningKey, offer: Offer) -> Issuer {
         let description = SessionDescription {
             mahp: 1,
             session: format!("{session:016x}"),
@@ -76,7 +78,7 @@ impl Issuer {
             announcement: Some(plan.announcement),
             channels: plan.channels.iter().map(|p| p.channel.clone()).collect(),
         };
-        Issuer { description, key, repair }
+        Issuer { description, key, offer }
     }
 
     /// The description as of `now`.
@@ -88,10 +90,10 @@ impl Issuer {
         description.issued = now.unix_secs();
         description.expires = now.unix_secs() + LIFETIME.as_secs();
         for channel in &mut description.channels {
-            channel.repair_servers.clone_from(&self.repair.servers);
-            channel.report_url.clone_from(&self.repair.report_url);
-            channel.standby_sources.clone_from(&self.repair.standby);
-            channel.moq_url.clone_from(&self.repair.moq_url);
+            channel.repair_servers.clone_from(&self.offer.servers);
+            channel.report_url.clone_from(&self.offer.report_url);
+            channel.standby_sources.clone_from(&self.offer.standby);
+            channel.moq_url.clone_from(&self.offer.moq_url);
         }
         let refused = |e: mahp_common::catalog::DescriptionError| {
             StartupError::usage(
@@ -103,7 +105,7 @@ impl Issuer {
         description.validate().map_err(refused)?;
         let json: Bytes = description.seal(&self.key).map_err(refused)?.into();
         let etag = format!("\"{}\"", &Digest::of(&json).to_hex()[..32]);
-        let (xml, sdp) = (export::dvb_mabr_xml(&description), export::sdp(&description));
+        let (xml, sdp) = (export::dvb_mabr_xml(&description), export::sdp(&description, self.offer.ttl));
         Ok(Published { etag, json, xml: xml.into(), sdp: sdp.into() })
     }
 }

@@ -38,7 +38,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer.ip(), current.clone(), repair.clone()));
+                    connections.spawn(connection(stream, peer.ip().to_canonical(), current.clone(), repair.clone()));
                 }
                 Err(e) => {
                     // Out of file descriptors, mostly: it passes.

@@ -2,12 +2,12 @@
 
 use crate::config::{ChannelConfig, Config};
 use crate::origin::discover::{Found, FoundRendition};
-use mahp_common::catalog::{ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Rendition, Role, WireProfile};
+use mahp_common::catalog::{ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
 use mahp_common::{Digest, Tsi};
 use mahp_runtime::error::StartupError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// Pacing rate that a live flow has at least: a playlist must not take long even beside a small rendition.
@@ -419,17 +419,20 @@ pub fn table(plan: &Plan) -> String {
     let mut out = String::new();
     for Planned { channel, speed } in &plan.channels {
         let kind = if channel.live { "live".to_owned() } else { format!("VOD at {speed:.1} x") };
-        let _ = writeln!(out, "{} ({:?}, {kind}) {}", channel.name, channel.format, channel.manifest_url);
+        let format = match channel.format {
+            Format::Hls => "HLS",
+            Format::Dash => "DASH",
+        };
+        let _ = writeln!(out, "{} ({format}, {kind}) {}", channel.name, channel.manifest_url);
         for r in &channel.renditions {
             let e = &r.flow.endpoint;
             let source = e.source.map_or("*".to_owned(), |s| s.to_string());
             let _ = writeln!(
                 out,
-                "  {:<20} {:>15}  {source}@{}:{} tsi {}  up to {} with {} % repair",
+                "  {:<20} {:>15}  {source}@{} tsi {}  up to {} with {} % repair",
                 r.id,
                 mbit(r.bitrate_bps),
-                e.group,
-                e.port,
+                SocketAddr::new(e.group, e.port),
                 e.tsi,
                 mbit(r.flow.rate_bps),
                 r.flow.repair_percent
@@ -438,7 +441,7 @@ pub fn table(plan: &Plan) -> String {
     }
     let media: u64 = plan.channels.iter().flat_map(|c| &c.channel.renditions).map(|r| r.bitrate_bps).sum();
     let a = &plan.announcement;
-    let _ = writeln!(out, "announcement         {}:{} tsi {}", a.group, a.port, a.tsi);
+    let _ = writeln!(out, "announcement         {} tsi {}", SocketAddr::new(a.group, a.port), a.tsi);
     let _ = writeln!(
         out,
         "total                media {}, on the wire up to {}",
@@ -446,6 +449,21 @@ pub fn table(plan: &Plan) -> String {
         mbit(plan.total_bps())
     );
     out
+}
+
+/// Pairs of channels that carry segments of the same URLs: each of these is sent twice.
+pub fn carried_twice(plan: &Plan) -> BTreeSet<(&str, &str)> {
+    let (mut first, mut twice) = (BTreeMap::new(), BTreeSet::new());
+    for channel in plan.channels.iter().map(|p| &p.channel) {
+        let media = channel.renditions.iter().filter(|r| r.role != Role::Manifest);
+        for pattern in media.flat_map(|r| &r.url_patterns) {
+            let other = *first.entry(pattern).or_insert(channel.name.as_str());
+            if other != channel.name {
+                twice.insert((other, channel.name.as_str()));
+            }
+        }
+    }
+    twice
 }
 
 #[cfg(test)]

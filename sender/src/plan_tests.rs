@@ -220,3 +220,36 @@ fn description_of_the_plan_is_valid() {
     assert_eq!(description.session, "0000000000000007");
     assert!(description.expires > description.issued);
 }
+
+#[test]
+fn the_table_is_for_people_and_receivers() {
+    let sender = SenderSettings { ipv6: Some(true), ..Default::default() };
+    let plan =
+        plan_of(&config(sender, ChannelSettings::default()), &found(true, &[1_000_000])).expect("planned");
+    let text = table(&plan);
+    assert!(text.contains("(HLS, live)"), "{text}");
+    assert!(text.contains("  2001:db8::1@[ff3e::"), "{text}");
+}
+
+#[test]
+fn segments_of_two_channels_are_noticed() {
+    let config = resolve(Cli {
+        urls: vec![
+            url("master.m3u8").to_string(),
+            url("manifest.mpd").to_string(),
+            url("other/x.m3u8").to_string(),
+        ],
+        ..Cli::default()
+    })
+    .expect("valid");
+    let with = |pattern: &str| {
+        let mut found = found(true, &[1_000_000]);
+        found.renditions[0].url_patterns = vec![pattern.to_owned()];
+        found
+    };
+    let found = [with("http://o/v/*.m4s"), with("http://o/v/*.m4s"), with("http://o/w/*.m4s")];
+    let plan =
+        Planner::new(&config, "192.0.2.1".parse().ok()).plan(&config.channels, &found).expect("planned");
+    let [a, b, _] = &config.channels[..] else { panic!("three") };
+    assert_eq!(carried_twice(&plan), BTreeSet::from([(a.name.as_str(), b.name.as_str())]));
+}

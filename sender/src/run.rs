@@ -6,7 +6,7 @@ use crate::config::{ChannelConfig, Config};
 use crate::description::{Issuer, Offer};
 use crate::flow::Shared;
 use crate::origin::discover::{Found, discover};
-use crate::plan::{Plan, Planner, mbit, table};
+use crate::plan::{Plan, Planner, carried_twice, mbit, table};
 use crate::repair::Service as RepairService;
 use crate::service::{Reread, Service};
 use crate::spool::Spool;
@@ -19,7 +19,7 @@ use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
 use mahp_runtime::udp::{self, Interface, MulticastSender, SendOptions};
-use mahp_runtime::{admin, notify, shutdown};
+use mahp_runtime::{admin, listen, notify, say, shutdown};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -40,10 +40,10 @@ pub async fn dry_run(config: Config, json: bool) -> Result<(), StartupError> {
     if json {
         let channels: Vec<_> = plan.channels.iter().map(|p| &p.channel).collect();
         let value = serde_json::json!({ "channels": channels, "announcement": plan.announcement, "total_bps": plan.total_bps() });
-        println!("{value:#}");
+        say::line(format_args!("{value:#}"));
     } else {
-        print!("{}", table(&plan));
-        println!("dry run: nothing was sent");
+        say::out(table(&plan));
+        say::line("dry run: nothing was sent");
     }
     Ok(())
 }
@@ -59,7 +59,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let key = key::load_or_create(config.key_file.as_deref())?;
     let (interface, source) = local_place(&config)?;
     let metrics = admin::install_metrics();
-    let (listener, http_address) = admin::bind(config.http, "the session description (--http)").await?;
+    let (listener, http_address) = listen::bind(config.http, "the session description (--http)")?;
     let there = tokio::select! {
         there = discover_all(&fetcher, clock, &config) => there?,
         () = stop.cancelled() => return Ok(()),
@@ -76,7 +76,8 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let moq =
         config.moq.as_ref().map(|o| moq::Publisher::start(o, clock, key.clone(), session)).transpose()?;
     let moq_url = moq.as_ref().and_then(|m| m.url(source));
-    let issuer = Issuer::new(&plan, &config.name, session, key, Offer { moq_url, ..offer(&config, host) });
+    let offer = Offer { moq_url, ttl: config.ttl, ..offer(&config, host) };
+    let issuer = Issuer::new(&plan, &config.name, session, key, offer);
     let (published, described) = watch::channel(Arc::new(issuer.issue(clock.wall())?));
     let options = SendOptions { source, interface, ttl: u32::from(config.ttl), dscp: config.dscp };
     let socket = Arc::new(MulticastSender::new(&options)?);
@@ -101,6 +102,11 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
         running,
     };
 
+    for (a, b) in carried_twice(&plan) {
+        tracing::warn!(
+            "W-TWICE: the channels {a} and {b} carry segments of the same URLs, each of which is sent twice"
+        );
+    }
     banner(&plan, &options, host, admin_address);
     let mut tasks = Tasks::default();
     tasks.background("description server", http::serve(listener, described, served));
@@ -207,7 +213,7 @@ fn host(http: SocketAddr, source: IpAddr) -> SocketAddr {
 fn offer(config: &Config, host: SocketAddr) -> Offer {
     if config.repair.unicast_bps == 0 {
         let (servers, standby) = (config.repair_servers.clone(), config.standby_sources.clone());
-        return Offer { servers, report_url: None, standby, moq_url: None };
+        return Offer { servers, standby, ..Offer::default() };
     }
     let own = format!("http://{host}{}", repair::http::PREFIX);
     let servers = match config.repair_servers.as_slice() {
@@ -215,7 +221,7 @@ fn offer(config: &Config, host: SocketAddr) -> Offer {
         given => given.to_vec(),
     };
     let report_url = Some(format!("{own}{REPORT_PATH}"));
-    Offer { servers, report_url, standby: config.standby_sources.clone(), moq_url: None }
+    Offer { servers, report_url, standby: config.standby_sources.clone(), ..Offer::default() }
 }
 
 fn banner(plan: &Plan, options: &SendOptions, host: SocketAddr, admin: SocketAddr) {
@@ -226,12 +232,13 @@ fn banner(plan: &Plan, options: &SendOptions, host: SocketAddr, admin: SocketAdd
         1 => "TTL 1: this network only, --ttl raises it".to_owned(),
         ttl => format!("TTL {ttl}"),
     };
-    println!("mahp-sender {}: {}", env!("CARGO_PKG_VERSION"), names.join(", "));
-    println!(
+    say::line(format_args!("mahp-sender {}: {}", env!("CARGO_PKG_VERSION"), names.join(", ")));
+    say::out(table(plan));
+    say::line(format_args!(
         "sending {flows} flows from {source} on {}, at most {}; {hops}",
         options.interface.name,
         mbit(plan.total_bps())
-    );
-    println!("receive: mahp-receiver http://{host}{WELL_KNOWN_PATH}");
-    println!("status: http://{admin}/api/status; Ctrl-C stops");
+    ));
+    say::line(format_args!("receive: mahp-receiver http://{host}{WELL_KNOWN_PATH}"));
+    say::line(format_args!("status: http://{admin}/api/status; Ctrl-C stops"));
 }

@@ -180,7 +180,7 @@ fn gateway_configuration() {
 
 #[test]
 fn session_description_protocol() {
-    let text = sdp(&description());
+    let text = sdp(&description(), 127);
     let expected = "v=0
 o=- 255 1795362121 IN IP4 192.0.2.1
 s=News & \"more\"a=evil
@@ -234,5 +234,5 @@ fn nothing_of_an_empty_description_is_missing() {
     let empty =
         SessionDescription { announcement: None, channels: Vec::new(), name: "\n".into(), ..description() };
     assert_eq!(read(&dvb_mabr_xml(&empty)).len(), 1);
-    assert!(sdp(&empty).contains("o=- 255 1795362121 IN IP4 0.0.0.0\r\ns=MAHP\r\n"));
+    assert!(sdp(&empty, 1).contains("o=- 255 1795362121 IN IP4 0.0.0.0\r\ns=MAHP\r\n"));
 }

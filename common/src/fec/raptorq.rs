@@ -121,7 +121,7 @@ pub(super) fn block_oti(symbol_size: u16) -> ObjectTransmissionInformation {
 ///
 /// A plain share protects small blocks badly: at 15 %, a block of 23 symbols gets 4, and loses an object in a hundred at
 /// 5 % loss. So every block gets at least what a loss of a third of the share needs at about 1 in 10^4 (mean + 3.7 sigma
-/// + 2 for the code itself), and, where that is few packets, what a burst of three more takes (measured on a satellite's 3 % in
+/// plus 2 for the code itself), and, where that is few packets, what a burst of three more takes (measured on a satellite's 3 % in
 /// bursts of three: one audio segment in fifty was lost without).
 pub fn repair_symbols(symbols: u32, percent: u32) -> u32 {
     if percent == 0 || symbols == 0 {

@@ -39,10 +39,7 @@ pub fn cache_key(url: &Url, drop_parameters: &[String]) -> String {
     };
     let dropped = |parameter: &&str| {
         let name = form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name);
-        name.is_some_and(|name| {
-            TOKEN_PARAMETERS.iter().any(|t| t.eq_ignore_ascii_case(&name))
-                || drop_parameters.iter().any(|d| d.eq_ignore_ascii_case(&name))
-        })
+        name.is_some_and(|name| is_token(&name, drop_parameters))
     };
     let mut key = url[..Position::AfterPath].to_owned();
     let mut separator = '?';
@@ -52,6 +49,12 @@ pub fn cache_key(url: &Url, drop_parameters: &[String]) -> String {
         separator = '&';
     }
     key
+}
+
+/// Whether a parameter of this name differs from viewer to viewer: it is one of [`TOKEN_PARAMETERS`] or of `more`.
+pub fn is_token(name: &str, more: &[String]) -> bool {
+    TOKEN_PARAMETERS.iter().any(|t| t.eq_ignore_ascii_case(name))
+        || more.iter().any(|m| m.eq_ignore_ascii_case(name))
 }
 
 /// What to put in place of `reference` (as written in a manifest whose base is `base`, served by us at `served_path`) so

@@ -8,6 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -83,9 +84,14 @@ where
 
 /// Options of an accepted connection, and its ends. `None`: it is gone already.
 fn prepared(stream: TcpStream) -> Option<(TcpStream, Ends)> {
-    let ends = Ends { peer: stream.peer_addr().ok()?, local: stream.local_addr().ok()? };
+    let ends = Ends { peer: plain(stream.peer_addr().ok()?), local: plain(stream.local_addr().ok()?) };
     // Neither is needed for correct answers.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(STALLED_AFTER));
     Some((stream, ends))
+}
+
+/// IPv4 addresses as such, on a socket for both families too.
+fn plain(end: SocketAddr) -> SocketAddr {
+    SocketAddr::new(end.ip().to_canonical(), end.port())
 }

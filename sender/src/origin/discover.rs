@@ -5,6 +5,7 @@ use super::{Origin, dash};
 use crate::config::ChannelConfig;
 use crate::plan::MOST_AT_START;
 use mahp_common::catalog::{Format, Role};
+use mahp_common::manifest::url::is_token;
 use mahp_common::{Object, ObjectKind};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
@@ -96,6 +97,7 @@ pub async fn discover(
         Some(Format::Dash) => dash::discover(&origin, config, &response)?,
         None => return Err(not_a_manifest(config, &response)),
     };
+    warn_of_query(config);
     if found.renditions.is_empty() {
         return Err(StartupError::usage(
             "E-CONFIG",
@@ -107,6 +109,22 @@ pub async fn discover(
         ));
     }
     Ok(found)
+}
+
+/// What is in the query of a channel's URL is told to everybody: receivers ask the origin by that URL when multicast fails.
+fn warn_of_query(config: &ChannelConfig) {
+    if let Some(name) = unknown_parameter(&config.url, &config.token_parameters) {
+        tracing::warn!(
+            channel = config.name,
+            "W-QUERY: the parameter `{name}` is in the session description, for everybody to read; if it is a token, that \
+             differs from viewer to viewer, name it with --token-parameter {name}, or their requests will miss what is here"
+        );
+    }
+}
+
+/// The first parameter of the query that is not known to be a token.
+fn unknown_parameter(url: &Url, token_parameters: &[String]) -> Option<String> {
+    url.query_pairs().map(|(name, _)| name.into_owned()).find(|name| !is_token(name, token_parameters))
 }
 
 /// The manifest as an object.
@@ -220,4 +238,21 @@ pub(super) fn pattern<'a>(urls: impl IntoIterator<Item = &'a Url>) -> Option<Str
     let tail =
         first.get(first.len() - end..).unwrap_or_default().trim_start_matches(|c: char| c.is_ascii_digit());
     Some(format!("{}*{tail}", first.get(..start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_nobody_knows_for_tokens() {
+        let unknown = |url: &str, known: &[&str]| {
+            let known: Vec<String> = known.iter().map(|k| (*k).to_owned()).collect();
+            unknown_parameter(&Url::parse(url).unwrap(), &known)
+        };
+        assert_eq!(unknown("http://h/a.m3u8", &[]), None);
+        assert_eq!(unknown("http://h/a.m3u8?token=1&CMCD=x", &[]), None);
+        assert_eq!(unknown("http://h/a.m3u8?token=1&tok=2", &[]), Some("tok".into()));
+        assert_eq!(unknown("http://h/a.m3u8?tok=2", &["TOK"]), None);
+    }
 }

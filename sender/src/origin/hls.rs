@@ -97,7 +97,18 @@ pub async fn discover(
             r.bitrate_bps = estimate(origin, r).await;
         }
     }
-    Ok(found(config, manifest, renditions, response))
+    let found = found(config, manifest, renditions, response);
+    if found.live && !found.renditions.iter().any(has_segments) {
+        tracing::warn!(channel = config.name, "W-EMPTY: {} lists no segment yet", config.url);
+    }
+    Ok(found)
+}
+
+fn has_segments(r: &FoundRendition) -> bool {
+    match &r.what {
+        What::Hls(hls) => hls.first.as_ref().is_some_and(|version| !version.media.segments.is_empty()),
+        What::Dash(_) => true,
+    }
 }
 
 fn found(

@@ -152,9 +152,25 @@ fn configuration_files() {
 }
 
 #[test]
+fn a_reader_that_has_gone_is_no_error() {
+    for args in [&["config", "print"][..], &["config", "print", "--default"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mahp-sender"));
+        let output =
+            command.args(args).stdout(writer).stderr(Stdio::piped()).output().expect("the program runs");
+        assert_eq!(
+            (String::from_utf8_lossy(&output.stderr).as_ref(), output.status.code()),
+            ("", Some(0)),
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
 fn help_lists_defaults_and_common_mistakes() {
     let help = String::from_utf8(program(&["--help"]).stdout).expect("text");
-    for text in ["Common mistakes", "--ttl", "MAHP_SENDER_TTL", "[default: 0.0.0.0:7780]", "IGMP querier"] {
+    for text in ["Common mistakes", "--ttl", "MAHP_SENDER_TTL", "[default: [::]:7780", "IGMP querier"] {
         assert!(help.contains(text), "{text}");
     }
 }

@@ -34,17 +34,22 @@ pub(crate) async fn start(args: &[&str]) -> Sender {
         .spawn()
         .expect("started");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
-    let mut banner = Vec::new();
-    while banner.len() < 4 {
-        banner.push(lines.next_line().await.expect("read").expect("a banner of four lines"));
+    let mut banner: Vec<String> = Vec::new();
+    while !banner.last().is_some_and(|line| line.starts_with("status: ")) {
+        banner
+            .push(lines.next_line().await.expect("read").expect("a banner that ends with its admin server"));
     }
-    let word = |line: &str, start: &str| {
-        line.split_whitespace().find(|w| w.starts_with(start)).expect("a URL").to_owned()
+    let url = |start: &str| {
+        let line = banner.iter().find(|line| line.starts_with(start));
+        let word = line.and_then(|line| line.split_whitespace().find(|w| w.starts_with("http://")));
+        word.unwrap_or_else(|| panic!("no URL behind `{start}`: {banner:?}")).to_owned()
     };
-    assert!(banner[2].starts_with("receive: mahp-receiver http://"), "{banner:?}");
-    let description = word(&banner[2], "http://").parse::<url::Url>().expect("URL");
+    let planned = banner.iter().filter(|line| line.contains("@232.") && line.contains(" tsi "));
+    assert!(planned.count() > 0, "the plan: {banner:?}");
+    let description = url("receive: mahp-receiver ").parse::<url::Url>().expect("URL");
     assert_eq!(description.path(), WELL_KNOWN_PATH);
-    Sender { child, description, admin: word(&banner[3], "http://").trim_end_matches(';').to_owned() }
+    let admin = url("status: ").trim_end_matches(';').to_owned();
+    Sender { child, description, admin }
 }
 
 impl Sender {
