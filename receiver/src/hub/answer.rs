@@ -245,7 +245,7 @@ impl State {
             .get(key)?
             .iter()
             .filter(|f| f.range().last >= first && last.is_none_or(|last| f.range().first <= last))
-            .filter(|f| self.store.piece(key, f.range().first).is_none())
+            .filter(|f| !self.store.covers(key, (f.range().first, f.range().last)))
             .map(|f| (f, progress(f)))
             .min_by_key(|(f, p)| {
                 let missing = p.as_ref().map_or(u64::MAX, |p| p.missing_symbols);

@@ -109,7 +109,8 @@ impl State {
             false => entry.hearing.announced(now, &resource, meta.kind, newest, last_byte),
         }
         let first = meta.range.map_or(0, |r| r.first);
-        let here = self.store.piece(&resource, first).is_some_and(|s| is_same(&s.meta, &meta));
+        let here = self.store.piece(&resource, first).is_some_and(|s| is_same(&s.meta, &meta))
+            || self.store.has_longer(&resource, &meta);
         if here {
             if let Some(info) = self.manifests.get_mut(&resource) {
                 info.heard_at = now;
@@ -166,7 +167,7 @@ impl State {
             true => Class::Cached { rendition: Some(key.clone()) },
             false => entry.class(key),
         };
-        if !entry.channel.live {
+        if !entry.channel.live && !self.store.has_longer(&resource, &stored.meta) {
             let first = stored.meta.range.map_or(0, |r| r.first);
             let piece = PieceKey { resource: resource.clone(), first };
             if let Some(disk) = &mut self.disk {

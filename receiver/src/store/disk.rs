@@ -223,7 +223,12 @@ impl Disk {
     pub fn write(&mut self, piece: &PieceKey, stored: &Arc<Stored>) {
         let length = stored.payload.len();
         let Some(digest) = stored.meta.digest else { return };
-        if self.entries.get(piece).is_some_and(|e| e.digest == digest) {
+        let new = record(piece, &stored.meta, digest, stored.source);
+        // A range of what is here whole does not replace it.
+        let has_it = |old: &Entry| {
+            old.digest == digest || (old.record.length > length && version(&old.record) == version(&new))
+        };
+        if self.entries.get(piece).is_some_and(has_it) {
             return;
         }
         let media = matches!(stored.meta.kind, ObjectKind::Media | ObjectKind::Init);
@@ -233,7 +238,7 @@ impl Disk {
         self.forget(piece);
         self.make_room(if self.files.contains_key(&digest) { 0 } else { length });
         let is_new = !self.files.contains_key(&digest);
-        self.insert(piece.clone(), record(piece, &stored.meta, digest, stored.source), digest);
+        self.insert(piece.clone(), new, digest);
         if is_new {
             self.pending += length;
             self.submit(Job::Write { path: self.path(digest), stored: stored.clone(), piece: piece.clone() });
@@ -366,7 +371,6 @@ impl Disk {
             .take_while(|(p, _)| p.resource == *key)
             .map(|(p, e)| (p, &e.record))
             .collect();
-        let version = |r: &Record| (complete(r), r.etag.clone(), r.last_modified.clone());
         let newest = all.last().map(|(_, r)| version(r))?;
         let pieces: Vec<_> = all.into_iter().filter(|(_, r)| version(r) == newest).collect();
         let (first, last) = range.unwrap_or((0, None));
@@ -403,6 +407,11 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// What identifies a version of a file, beyond its URL.
+fn version(r: &Record) -> (Option<u64>, Option<&str>, Option<&str>) {
+    (complete(r), r.etag.as_deref(), r.last_modified.as_deref())
 }
 
 fn complete(record: &Record) -> Option<u64> {
@@ -591,6 +600,21 @@ mod tests {
         work(&mut disk, &mut jobs);
         assert_eq!(folder.bytes(), 100);
         assert!(disk.request(&piece("f", 0).resource, Some((100, None))));
+    }
+
+    #[test]
+    fn a_range_does_not_replace_the_whole() {
+        let folder = Folder::new();
+        let (mut disk, mut jobs) = Disk::open(&folder.0, 1 << 20).unwrap();
+        let range = ByteRange { first: 0, last: 99, complete: Some(300) };
+        let (whole, part) = (object("f", vec![9; 300], None), object("f", vec![9; 100], Some(range)));
+        for (written, has) in [(&part, false), (&whole, true), (&part, true)] {
+            disk.write(&piece("f", 0), written);
+            work(&mut disk, &mut jobs);
+            assert_eq!(disk.request(&piece("f", 0).resource, None), has);
+            work(&mut disk, &mut jobs);
+        }
+        assert_eq!(disk.bytes(), 300);
     }
 
     #[test]

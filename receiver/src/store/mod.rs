@@ -16,7 +16,7 @@ use crate::library::{ResourceKey, Stored};
 use crate::urls::RenditionKey;
 use cache::Cache;
 use live::{Ages, Kind, Pinned};
-use mahp_common::{ObjectKind, Time};
+use mahp_common::{ObjectKind, ObjectMeta, Time};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,9 +100,14 @@ impl Store {
         self.demote(demoted);
     }
 
-    /// Puts a verified object. Returns whether it was kept (larger than the budget's part: it was not).
+    /// Puts a verified object. Returns whether its bytes are here now: they are not if it is larger than the budget's part; they
+    /// are already if a longer piece has them, and then nothing changes.
     pub fn insert(&mut self, now: Time, key: &ResourceKey, stored: Arc<Stored>, class: Class) -> bool {
         let first = stored.meta.range.map_or(0, |r| r.first);
+        if let Some(longer) = self.longer(key, &stored.meta) {
+            self.cache.touch(&PieceKey { resource: key.clone(), first: longer });
+            return true;
+        }
         let piece = PieceKey { resource: key.clone(), first };
         self.make_way(&piece, &stored);
         let weight = weight(key, &stored);
@@ -163,6 +168,27 @@ impl Store {
         self.resources.get(key)?.pieces.get(&first)
     }
 
+    /// Whether a longer piece of the same version has the bytes of what `meta` describes.
+    pub fn has_longer(&self, key: &ResourceKey, meta: &ObjectMeta) -> bool {
+        self.longer(key, meta).is_some()
+    }
+
+    /// Whether all of this (inclusive) range is here. Not a use of it.
+    pub fn covers(&self, key: &ResourceKey, (first, last): (u64, u64)) -> bool {
+        self.resources.get(key).is_some_and(|r| r.covering(first, last).is_some())
+    }
+
+    /// Where a longer piece of the same version begins that has all of this one.
+    fn longer(&self, key: &ResourceKey, meta: &ObjectMeta) -> Option<u64> {
+        let first = meta.range.map_or(0, |r| r.first);
+        let resource = self.resources.get(key).filter(|r| r.version == version(meta))?;
+        let has_all = |start: u64, length: u64| {
+            length > meta.length && start.saturating_add(length) >= first.saturating_add(meta.length)
+        };
+        let mut before = resource.pieces.range(..=first);
+        before.find(|(start, old)| has_all(**start, old.payload.len())).map(|(start, _)| *start)
+    }
+
     /// What had to make way for others since the last call.
     pub fn take_evicted(&mut self) -> Vec<PieceKey> {
         std::mem::take(&mut self.evicted)
@@ -202,7 +228,7 @@ impl Store {
     /// Removes what the new piece replaces: the same piece, pieces inside it, and all pieces of another version.
     fn make_way(&mut self, piece: &PieceKey, stored: &Stored) {
         let Some(resource) = self.resources.get(&piece.resource) else { return };
-        let same_version = resource.version == version(stored);
+        let same_version = resource.version == version(&stored.meta);
         let end = piece.first.saturating_add(stored.payload.len());
         let replaced: Vec<PieceKey> = resource
             .pieces
@@ -225,7 +251,7 @@ impl Store {
         let resource = self
             .resources
             .entry(piece.resource)
-            .or_insert_with(|| Resource { version: version(&stored), pieces: BTreeMap::new() });
+            .or_insert_with(|| Resource { version: version(&stored.meta), pieces: BTreeMap::new() });
         resource.pieces.insert(piece.first, stored);
         self.bytes += weight;
     }
@@ -310,12 +336,9 @@ fn weight(key: &ResourceKey, stored: &Stored) -> u64 {
     stored.payload.len() + key.0.len() as u64 + OVERHEAD
 }
 
-fn version(stored: &Stored) -> Version {
-    let complete = match stored.meta.range {
-        Some(range) => range.complete,
-        None => Some(stored.payload.len()),
-    };
-    (complete, stored.meta.etag.clone(), stored.meta.last_modified.clone())
+fn version(meta: &ObjectMeta) -> Version {
+    let complete = meta.range.map_or(Some(meta.length), |range| range.complete);
+    (complete, meta.etag.clone(), meta.last_modified.clone())
 }
 
 #[cfg(test)]

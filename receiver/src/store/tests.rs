@@ -205,6 +205,28 @@ fn pieces_answer_when_they_cover_and_not_before() {
     assert_eq!(store.len(), 1);
 }
 
+/// A playlist of key frames names the beginning of a segment by BYTERANGE.
+#[test]
+fn a_range_does_not_replace_the_whole() {
+    let k = key("seg0.ts");
+    let (whole, head) = (|| part(0, 299, Some(300), "a"), || part(0, 99, Some(300), "a"));
+    let middle = || part(100, 199, Some(300), "a");
+    for order in [[head(), whole(), middle()], [whole(), head(), middle()], [middle(), head(), whole()]] {
+        for class in [cached, || live("high")] {
+            let mut store = Store::new(MIB, true);
+            for object in &order {
+                assert!(store.insert(at(0), &k, object.clone(), class()), "kept, or here already");
+            }
+            let found = store.lookup(&k, None).map(|v| v.iter().map(|s| s.meta.length).collect::<Vec<_>>());
+            assert_eq!((found, store.len()), (Some(vec![300]), 1));
+            assert!(store.has_longer(&k, &head().meta) && !store.has_longer(&k, &whole().meta));
+            assert!(!store.has_longer(&k, &part(0, 99, Some(300), "b").meta), "of another version");
+            assert!(store.covers(&k, (0, 299)) && !store.covers(&k, (0, 300)));
+            assert!(store.take_evicted().is_empty());
+        }
+    }
+}
+
 #[test]
 fn a_file_of_unknown_length_answers_closed_ranges_only() {
     let mut store = Store::new(MIB, false);
@@ -253,7 +275,7 @@ fn model() {
     let mut versions: HashMap<u64, u64> = HashMap::new();
     let byte = |name: u64, version: u64, i: u64| (name * 31 + version * 17 + i) as u8;
     let length = |name: u64| 1000 + name * 1500;
-    let mut answers = 0;
+    let (mut answers, mut retained) = (0, 0);
     for step in 0..20_000u64 {
         let name = rng.u64(0..40);
         let k = key(&name.to_string());
@@ -273,7 +295,13 @@ fn model() {
                 let kind = [ObjectKind::Media, ObjectKind::Init, ObjectKind::Manifest][rng.usize(0..3)];
                 let object = stored(counted(body, &heap), Some(range), &version.to_string(), kind);
                 let class = if rng.bool() { live(&(name % 5).to_string()) } else { cached() };
-                store.insert(at(step), &k, object, class);
+                let asked = (first, Some(last));
+                let had = store.lookup(&k, None).filter(|old| old[0].meta.etag == object.meta.etag).is_some();
+                let kept = store.insert(at(step), &k, object, class);
+                let evicted = !store.take_evicted().is_empty();
+                assert!(!kept || store.lookup(&k, Some(asked)).is_some(), "step {step}: kept means here");
+                assert!(!had || evicted || store.lookup(&k, None).is_some(), "step {step}: replaced by less");
+                retained += usize::from(had && !evicted);
             }
             6 => store.unpin(&RenditionKey::new("news", &(name % 5).to_string())),
             7 if rng.u8(0..50) == 0 => store.set_any_live(rng.bool()),
@@ -308,5 +336,6 @@ fn model() {
         assert!(heap.load(Ordering::Relaxed) <= store.bytes(), "step {step}: what left is freed");
         assert!(store.pinned_bytes() <= store.bytes(), "step {step}");
     }
+    assert!(retained > 100, "only {retained} ranges of what was here");
     assert!(answers > 100, "only {answers} answers: the test looks at nothing");
 }
