@@ -304,7 +304,10 @@ impl Library for Shelf {
         Arc::new(Stored { meta, payload: body.into(), source: Source::Unicast, stored_at })
     }
     fn teach_playlist(&self, _: &[Url], _: &[Url]) {}
-    fn hold_budget(&self, _: &Url) -> Duration {
+    fn unheard_sessions(&self) -> bool {
+        false
+    }
+    fn hold_budget(&self) -> Duration {
         Duration::ZERO
     }
 }

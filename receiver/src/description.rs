@@ -6,8 +6,10 @@
 
 mod keys;
 pub mod multicast;
+mod remembered;
 
 pub use keys::KnownKeys;
+pub use remembered::Remembered;
 
 use crate::config::SessionSource;
 use bytes::Bytes;
@@ -91,6 +93,21 @@ impl Trust {
         }
         known.pin(&id, &key);
         Ok(Accepted { description, key, first_contact: !by_https })
+    }
+
+    /// Verifies a description that was kept, with keys that are known already: [`Trust::accept`] without a first contact.
+    /// `None`: no key of this source is known.
+    ///
+    /// # Errors
+    /// As [`Trust::accept`].
+    pub fn accept_known(
+        &self,
+        source: &SessionSource,
+        bytes: &[u8],
+        now: WallTime,
+    ) -> Option<Result<Accepted, StartupError>> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&identity(source));
+        (!self.given.is_empty() || known().is_some()).then(|| self.accept(source, bytes, now))
     }
 
     fn accept_given(
@@ -205,6 +222,22 @@ impl Follower {
     pub fn new(url: Url) -> Follower {
         let source = SessionSource::Url(url.clone());
         Follower { url, source, etag: None, last: Bytes::new(), issued: 0, failures: 0 }
+    }
+
+    /// Begins with the description of an earlier run: the same one is no news. Any other is, whenever it was issued, so that a
+    /// sender whose clock was wrong once is not refused until then.
+    pub fn begin_with(&mut self, description: Bytes) {
+        self.last = description;
+    }
+
+    /// What is followed.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The description that was accepted last, as it came.
+    pub fn accepted(&self) -> &[u8] {
+        &self.last
     }
 
     /// What is followed.

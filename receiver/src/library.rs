@@ -116,6 +116,8 @@ pub trait Library: Send + Sync + 'static {
     /// URLs that a served playlist names, segments in order, oldest first: teaches which rendition they belong to and what was
     /// missed.
     fn teach_playlist(&self, inits: &[Url], segments: &[Url]);
-    /// Longest hold for this channel (8 s at most).
-    fn hold_budget(&self, url: &Url) -> Duration;
+    /// Longest hold (8 s at most).
+    fn hold_budget(&self) -> Duration;
+    /// Whether a sender that the operator named has not been heard of since the start: there may be more channels than are known.
+    fn unheard_sessions(&self) -> bool;
 }

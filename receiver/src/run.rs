@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Latency, SessionSource};
 use crate::description::multicast::{self, Listener};
-use crate::description::{Follower, KnownKeys, Look, Trust, report};
+use crate::description::{Follower, KnownKeys, Look, Remembered, Trust, report};
 use crate::flow;
 use crate::http::access::{HostList, Network};
 use crate::http::{self, Front};
@@ -32,6 +32,8 @@ use tokio_util::task::TaskTracker;
 
 /// The first look at a description may take this long before the receiver starts without it.
 const FIRST_LOOK: Duration = Duration::from_secs(6);
+/// The same where there is one of an earlier run to start with.
+const FIRST_LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The disk index is written this often when it has changed.
 const SAVE: Duration = Duration::from_secs(10);
 
@@ -135,23 +137,6 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
     })
 }
 
-#[cfg(test)]
-#[test]
-fn what_is_configured_reaches_the_http_half() {
-    use clap::Parser as _;
-    let options = |args: &[&str]| {
-        let cli = crate::cli::Cli::parse_from([&["mahp-receiver", "http://sender/"], args].concat());
-        let config =
-            crate::config::resolve(&cli, crate::config::Settings::default(), None).expect("a configuration");
-        front_options(&config).expect("options")
-    };
-    let usual = options(&[]);
-    assert_eq!((usual.rungs, usual.low_latency, usual.unicast), (http::Rungs::Carried, false, true));
-    let other = options(&["--rungs=all", "--latency=low", "--unicast=off", "--allow-origin=a.example"]);
-    assert_eq!((other.rungs, other.low_latency, other.unicast), (http::Rungs::All, true, false));
-    assert!(other.allow_origins.names().any(|n| n == "a.example"));
-}
-
 fn hub_options(config: &Config, allow_origins: &HostList, copies: Copies) -> hub::Options {
     hub::Options {
         memory: config.memory,
@@ -175,13 +160,15 @@ async fn sessions(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), StartupError> {
+    let remembered = Remembered::new(config.state_dir.as_deref());
     let mut first = JoinSet::new();
     for source in &config.sessions {
         let refresh = Arc::new(Notify::new());
         let session = hub.add_session(source.clone(), refresh.clone());
         match source {
             SessionSource::Url(url) => {
-                let follow = Follow { hub: hub.clone(), trust: trust.clone(), clock, session, refresh };
+                let (hub, trust, remembered) = (hub.clone(), trust.clone(), remembered.clone());
+                let follow = Follow { hub, trust, remembered, clock, session, refresh };
                 first.spawn(first_look(follow, Follower::new(url.clone())));
             }
             SessionSource::Multicast { source, group, port } => {
@@ -212,6 +199,7 @@ async fn sessions(
 struct Follow {
     hub: Arc<Hub>,
     trust: Arc<Trust>,
+    remembered: Remembered,
     clock: Clock,
     session: SessionId,
     refresh: Arc<Notify>,
@@ -219,10 +207,12 @@ struct Follow {
 
 async fn first_look(follow: Follow, mut follower: Follower) -> Result<(Follow, Follower), StartupError> {
     let fetcher = fetcher();
+    let again = follow.begin_again(&mut follower);
+    let patience = if again { FIRST_LOOK_AGAIN } else { FIRST_LOOK };
     let look = follower.look(&fetcher, &follow.trust, follow.clock.wall());
-    let look = tokio::time::timeout(FIRST_LOOK, look).await;
+    let look = tokio::time::timeout(patience, look).await;
     match look {
-        Ok(Look::Refused(error)) => return Err(error),
+        Ok(Look::Refused(error)) if !again => return Err(error),
         Ok(look) => follow.take(&follower, look),
         Err(_) => {}
     }
@@ -230,6 +220,18 @@ async fn first_look(follow: Follow, mut follower: Follower) -> Result<(Follow, F
 }
 
 impl Follow {
+    /// Starts with the description of an earlier run, if there is a good one.
+    fn begin_again(&self, follower: &mut Follower) -> bool {
+        let url = follower.url();
+        let Some((bytes, accepted)) = self.remembered.read(url, &self.trust, self.clock.wall()) else {
+            return false;
+        };
+        tracing::info!(%url, "starting with the session description of the last run");
+        follower.begin_with(bytes);
+        self.hub.describe_again(self.session, accepted.description, accepted.key);
+        true
+    }
+
     async fn run(self, mut follower: Follower) {
         let fetcher = fetcher();
         loop {
@@ -244,6 +246,7 @@ impl Follow {
         match look {
             Look::New(accepted) => {
                 report(follower.source(), &accepted);
+                self.remembered.write(follower.url(), follower.accepted());
                 self.hub.describe(self.session, accepted.description, Some(accepted.key));
             }
             Look::Same => self.hub.session_ok(self.session),
@@ -428,3 +431,6 @@ fn watch_at(listen: SocketAddr) -> String {
         None => local,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,3 +111,43 @@ fn an_older_description_does_not_replace_a_newer_one() {
     assert!(matches!(judge(4950, 1), Look::New(_)));
     assert!(matches!(judge(4960, 2), Look::Refused(_)));
 }
+
+#[test]
+fn the_last_description_is_kept_and_verified_when_it_is_read() {
+    let folder = folder();
+    let url = |path: &str| Url::parse(&format!("http://sender:7780/{path}")).unwrap();
+    let kept = Remembered::new(Some(&folder));
+    let read = |t: &Trust, now| kept.read(&url("a"), t, now).map(|(_, a)| a.description.issued);
+    let trusting = trust(&[], false, Some(&folder));
+    assert_eq!(read(&trusting, NOW), None, "nothing there");
+    kept.write(&url("a"), &sealed(&key(1), 4900));
+    assert_eq!(read(&trusting, NOW), None, "a file alone makes nobody trusted");
+    assert!(trusting.pinned(&source("http://sender:7780/a")).is_none());
+    trusting.accept(&source("http://sender:7780/"), &sealed(&key(1), 4900), NOW).unwrap();
+    assert_eq!(read(&trusting, NOW), Some(4900));
+    assert_eq!(read(&trust(&[], true, Some(&folder)), NOW), Some(4900), "after a restart");
+    assert_eq!(read(&trust(&[&key(2)], false, Some(&folder)), NOW), None, "another key is the given one");
+    assert_eq!(read(&trusting, WallTime::from_unix_secs(5901)), None, "expired");
+    assert!(kept.read(&url("b"), &trusting, NOW).is_none());
+
+    // Damaged in any byte, cut off anywhere, or far too long.
+    let file = std::fs::read_dir(folder.join("descriptions")).unwrap().next().unwrap().unwrap().path();
+    let good = std::fs::read(&file).unwrap();
+    for at in (0..good.len()).step_by(7) {
+        let mut damaged = good.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&file, damaged).unwrap();
+        assert_eq!(read(&trusting, NOW), None, "byte {at}");
+        std::fs::write(&file, &good[..at]).unwrap();
+        assert_eq!(read(&trusting, NOW), None, "cut at {at}");
+    }
+    std::fs::write(&file, vec![b' '; limits::DESCRIPTION_BYTES + 10]).unwrap();
+    assert_eq!(read(&trusting, NOW), None);
+
+    for n in 0..100 {
+        kept.write(&url(&n.to_string()), &good);
+    }
+    assert!(kept.read(&url("99"), &trusting, NOW).is_some());
+    assert_eq!(std::fs::read_dir(folder.join("descriptions")).unwrap().count(), 64, "bounded, no debris");
+    std::fs::remove_dir_all(folder).unwrap();
+}

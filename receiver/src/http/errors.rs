@@ -4,6 +4,9 @@ use super::body::Body;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
+/// Seconds after which a sender that did not answer may have done so.
+const SESSION_RETRY: &str = "2";
+
 /// An answer that is not what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -18,6 +21,10 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Code of [`Refusal::no_channel`].
+    pub const NO_CHANNEL: &'static str = "E-CHANNEL";
+    const NO_SENDER: &'static str = "E-SESSION";
+
     /// Puts one together.
     pub fn new(
         status: StatusCode,
@@ -55,7 +62,17 @@ impl Refusal {
         } else {
             format!("channels: {}", known.join(", "))
         };
-        Refusal::new(StatusCode::NOT_FOUND, "E-CHANNEL", format!("no channel is called {name}"), hint)
+        Refusal::new(StatusCode::NOT_FOUND, Self::NO_CHANNEL, format!("no channel is called {name}"), hint)
+    }
+
+    /// No channel of this name is known, and a sender that may have it has not answered yet.
+    pub fn no_sender_yet(no_channel: &str) -> Refusal {
+        Refusal::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            Self::NO_SENDER,
+            format!("{no_channel} yet, and a sender has not answered since this receiver was started"),
+            "the page at / and `mahp-receiver doctor` say which sender, and why",
+        )
     }
 
     /// The host is of no channel and not in the allow-list.
@@ -125,6 +142,9 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert("mahp-error", HeaderValue::from_static(self.code));
+        if self.code == Self::NO_SENDER {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SESSION_RETRY));
+        }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         }

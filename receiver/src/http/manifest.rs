@@ -161,7 +161,7 @@ impl<'a> Search<'a> {
         Search {
             front,
             ask,
-            deadline: now + front.multicast.hold_budget(&ask.url).min(HOLD_MAX),
+            deadline: now + front.multicast.hold_budget().min(HOLD_MAX),
             patience: now + STALE_AFTER,
             not_before: now,
             flight: None,

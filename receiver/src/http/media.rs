@@ -117,7 +117,7 @@ struct Hunt<'a> {
 impl<'a> Hunt<'a> {
     fn new(front: &'a Arc<Front>, ask: &'a Ask) -> Hunt<'a> {
         let start = Instant::now();
-        let budget = front.multicast.hold_budget(&ask.url).min(HOLD_MAX);
+        let budget = front.multicast.hold_budget().min(HOLD_MAX);
         Hunt {
             front,
             ask,

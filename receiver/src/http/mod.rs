@@ -36,13 +36,14 @@ use body::{Body, BoxFuture, Meter};
 use errors::Refusal;
 use headers::Conditions;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request};
 use mahp_common::manifest::url::Allow;
 use mahp_runtime::clock::Clock;
 use memo::Memo;
 use routes::{Form, Route, route};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 /// Which variants of a master playlist are offered.
@@ -176,7 +177,7 @@ impl Front {
     }
 
     async fn dispatch(self: &Arc<Self>, parts: request::Parts, ends: Ends) -> (&'static str, Response<Body>) {
-        let (label, mut response) = match self.admit(&parts, ends) {
+        let (label, mut response) = match self.admit(&parts, ends).await {
             Err(refusal) => ("refused", refusal.response(&parts.headers)),
             Ok(Route::Page) if parts.method == Method::OPTIONS => ("preflight", preflight(&parts.headers)),
             // The page decides itself what other origins may see of it.
@@ -198,7 +199,7 @@ impl Front {
     }
 
     /// Who may ask, and for what.
-    fn admit(&self, parts: &request::Parts, ends: Ends) -> Result<Route, Refusal> {
+    async fn admit(&self, parts: &request::Parts, ends: Ends) -> Result<Route, Refusal> {
         if !access::may_ask(ends.peer.ip(), &self.options.allow_from) {
             return Err(Refusal::peer_not_allowed(ends.peer.ip()));
         }
@@ -216,7 +217,23 @@ impl Front {
                 "an origin of a channel must not be the receiver's own address",
             ));
         }
-        route(&parts.uri, &self.multicast.channels(), ends.local)
+        self.route(&parts.uri, ends.local).await
+    }
+
+    /// What is meant. A channel that is not known may be of a sender that has not answered yet: one 404 ends many players.
+    async fn route(&self, target: &Uri, local: SocketAddr) -> Result<Route, Refusal> {
+        let mut changes = self.multicast.changes();
+        let deadline = Instant::now() + self.multicast.hold_budget().min(media::HOLD_MAX);
+        loop {
+            let unheard = self.multicast.unheard_sessions();
+            let refusal = match route(target, &self.multicast.channels(), local) {
+                Err(refusal) if refusal.code == Refusal::NO_CHANNEL && unheard => refusal,
+                other => return other,
+            };
+            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return Err(Refusal::no_sender_yet(&refusal.message));
+            }
+        }
     }
 
     async fn page(&self, parts: &request::Parts, peer: SocketAddr) -> Response<Body> {

@@ -142,8 +142,12 @@ impl Library for Hub {
         }
     }
 
-    fn hold_budget(&self, _url: &Url) -> Duration {
+    fn hold_budget(&self) -> Duration {
         self.options.hold
+    }
+
+    fn unheard_sessions(&self) -> bool {
+        self.state().sessions.iter().any(|s| !s.answered)
     }
 }
 

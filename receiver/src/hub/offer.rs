@@ -18,19 +18,35 @@ impl Hub {
     /// A sender that the operator named. `refresh` is notified when its description should be looked at again.
     pub fn add_session(&self, source: SessionSource, refresh: Arc<Notify>) -> SessionId {
         let mut state = self.state();
-        let session = Session { source, description: None, key: None, error: String::new(), refresh };
-        state.sessions.push(session);
+        let (description, key, error, answered) = (None, None, String::new(), false);
+        state.sessions.push(Session { source, description, key, error, answered, refresh });
         SessionId(state.sessions.len() - 1)
     }
 
     /// Its verified description. `key`: what FDT Instances must be signed with; none only for foreign senders.
     pub fn describe(&self, id: SessionId, description: SessionDescription, key: Option<VerifyingKey>) {
+        self.take_description(id, description, key, true);
+    }
+
+    /// Its verified description as of an earlier run: used until it answers.
+    pub fn describe_again(&self, id: SessionId, description: SessionDescription, key: VerifyingKey) {
+        self.take_description(id, description, Some(key), false);
+    }
+
+    fn take_description(
+        &self,
+        id: SessionId,
+        description: SessionDescription,
+        key: Option<VerifyingKey>,
+        answered: bool,
+    ) {
         self.with(|state, now| {
             let Some(session) = state.sessions.get_mut(id.0) else { return };
             let rekeyed = session.key != key;
             session.key = key;
             session.description = Some(description);
             session.error.clear();
+            session.answered |= answered;
             state.offer(now, rekeyed.then_some(id.0));
         });
         self.changed();
@@ -49,8 +65,12 @@ impl Hub {
 
     /// It was looked at and has not changed.
     pub fn session_ok(&self, id: SessionId) {
-        if let Some(session) = self.state().sessions.get_mut(id.0) {
+        let first = self.state().sessions.get_mut(id.0).is_some_and(|session| {
             session.error.clear();
+            !std::mem::replace(&mut session.answered, true)
+        });
+        if first {
+            self.changed();
         }
     }
 

@@ -402,3 +402,39 @@ async fn sources_of_pieces_are_told_truly() {
     assert_eq!(rig.get(PATH).await.header("cache-status"), "mahp; hit; detail=repaired");
     assert_eq!(rig.served.of("news").repaired, 2000);
 }
+
+/// One 404 ends VLC and dash.js: a channel may be of a sender that has not answered yet.
+#[tokio::test(start_paused = true)]
+async fn a_channel_of_a_sender_that_has_not_answered_is_waited_for() {
+    let rig = Rig::new();
+    let channels = std::mem::take(&mut rig.multicast.state.lock().unwrap().channels);
+    assert_eq!(rig.get(PATH).await.status.as_u16(), 404, "all have answered");
+
+    rig.multicast.state.lock().unwrap().unheard_sessions = true;
+    rig.multicast.state.lock().unwrap().budget = Some(Duration::from_secs(3));
+    let seen = rig.get(PATH).await;
+    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (504, 3000));
+    assert_eq!((seen.header("mahp-error"), seen.header("retry-after")), ("E-SESSION", "2"));
+    assert!(seen.text().contains("news"));
+
+    // It answers, and has no such channel.
+    rig.later(1000, |library| {
+        library.state.lock().unwrap().unheard_sessions = false;
+        library.bump();
+    });
+    let seen = rig.get(PATH).await;
+    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (404, 1000));
+
+    // It answers, and has it.
+    rig.multicast.state.lock().unwrap().unheard_sessions = true;
+    let body = bytes(5000);
+    rig.multicast.multicast(SEGMENT, &body);
+    rig.later(500, |library| library.bump());
+    rig.later(1000, |library| {
+        library.state.lock().unwrap().channels = channels;
+        library.bump();
+    });
+    let seen = rig.get(PATH).await;
+    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (200, 1000));
+    assert_eq!(seen.body.ok(), Some(body));
+}

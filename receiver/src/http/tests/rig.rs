@@ -67,6 +67,7 @@ pub(crate) struct FakeState {
     pub(crate) put: Vec<ObjectMeta>,
     /// Init segments and segments.
     pub(crate) taught: Vec<(Vec<String>, Vec<String>)>,
+    pub(crate) unheard_sessions: bool,
     /// 8 s if not set.
     pub(crate) budget: Option<Duration>,
 }
@@ -197,7 +198,10 @@ impl Library for FakeLibrary {
         let texts = |urls: &[Url]| urls.iter().map(Url::to_string).collect();
         self.state.lock().unwrap().taught.push((texts(inits), texts(segments)));
     }
-    fn hold_budget(&self, _: &Url) -> Duration {
+    fn unheard_sessions(&self) -> bool {
+        self.state.lock().unwrap().unheard_sessions
+    }
+    fn hold_budget(&self) -> Duration {
         self.state.lock().unwrap().budget.unwrap_or(Duration::from_secs(8))
     }
 }
