@@ -134,3 +134,27 @@ pub fn compare(served: &str, original: &str, pieces: &[Piece]) -> Comparison {
     }
     found
 }
+
+/// The segments that the media playlists of the master playlist `folder`/master.m3u8 list now. `folder` ends with a slash.
+///
+/// # Errors
+/// When one of them is not served, or names nothing.
+pub fn listed(folder: &str) -> anyhow::Result<Vec<Piece>> {
+    let mut segments = Vec::new();
+    for playlist in uris(folder, "master.m3u8")? {
+        ensure!(playlist.ends_with(".m3u8"), "a master playlist names {playlist}");
+        segments.extend(uris(folder, &playlist)?.into_iter().map(|segment| (segment, None)));
+    }
+    ensure!(!segments.is_empty(), "{folder}master.m3u8 leads to no segment");
+    Ok(segments)
+}
+
+/// The lines of a playlist that are URIs: of media playlists (RFC 8216 section 4.3.4), or of segments.
+fn uris(base: &str, path: &str) -> anyhow::Result<Vec<String>> {
+    let answer = get(&format!("{base}{path}"), &[])?;
+    ensure!(answer.status == 200, "{path}: {}", answer.status);
+    let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let text = String::from_utf8(answer.body.to_vec())?;
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(lines.map(|line| format!("{folder}{line}")).collect())
+}

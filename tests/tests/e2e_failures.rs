@@ -9,7 +9,7 @@ use mahp_tests::process::eventually;
 use mahp_tests::report::{self, Row};
 use mahp_tests::rig::{Receiver, Rig, Setup};
 use mahp_tests::tools;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BLOCKED: Setup = Setup { loss: 1.0, ..Setup::CAROUSEL };
 
@@ -48,6 +48,30 @@ fn with_multicast_blocked_everything_plays_by_unicast() -> anyhow::Result<()> {
         ensure!(rig.packets() > 0 && rig.lost() == 1.0, "the link did not block: {}", rig.lost());
         row(folder, "multicast blocked", played.video, same.share());
     }
+    Ok(())
+}
+
+/// Live as well: nothing is heard, and the playlist's segments come from the origin in time.
+#[test]
+fn with_multicast_blocked_a_live_channel_plays_by_unicast() -> anyhow::Result<()> {
+    if !ffmpeg::have("multicast blocked, live") {
+        return Ok(());
+    }
+    let origin = Origin::start(&content::make()?)?;
+    let folder = "looped/hls-ts";
+    let setup = Setup { loss: 1.0, ..Setup::LIVE };
+    let rig = Rig::start("blocked-live", &origin, &format!("{folder}/master.m3u8"), &setup)?;
+    let began = Instant::now();
+    let seconds = 12;
+    let played =
+        ffmpeg::decode(&rig.receiver.manifest(), Some(seconds)).inspect_err(|_| tools::say(&rig.tails()))?;
+    let (took, served) = (began.elapsed(), rig.receiver.url(""));
+    let same = client::compare(&served, &origin.url(&format!("{folder}/")), &client::listed(&served)?);
+    same.check().inspect_err(|_| tools::say(&rig.tails()))?;
+    ensure!(same.share() == 0.0, "{:.3} by a multicast that nobody heard", same.share());
+    ensure!(played.video >= (seconds as usize - 1) * 25, "{} frames in {took:?}", played.video);
+    ensure!(took < Duration::from_secs(3 * u64::from(seconds)), "12 s of a live channel took {took:?}");
+    row(folder, "multicast blocked, live", played.video, same.share());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! origin's, and multicast brought them, at 5 % packet loss.
 
 use anyhow::ensure;
+use mahp_tests::client::{self, Piece};
 use mahp_tests::content::{self, CLIP_FRAMES, CLIP_SECONDS};
 use mahp_tests::origin::Origin;
 use mahp_tests::players::ffmpeg::{self, Decoded, Live};
@@ -9,6 +10,7 @@ use mahp_tests::process::eventually;
 use mahp_tests::report::{self, Row};
 use mahp_tests::rig::{LOSS, Rig, Setup};
 use mahp_tests::tools;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn row(content: &str, way: &str, decoded: &Decoded, multicast: Option<f64>) {
@@ -112,6 +114,29 @@ fn dash_segment_base() -> anyhow::Result<()> {
     vod("dash-base")
 }
 
+/// Segments that the encoder has finished a while ago and will not delete soon: paths below `folder`.
+fn finished(folder: &Path) -> anyhow::Result<Vec<Piece>> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(below) = folders.pop() {
+        for entry in std::fs::read_dir(folder.join(&below))? {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            let is_init = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("init"));
+            // What is deleted meanwhile is not looked for.
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                folders.push(path);
+            } else if matches!(extension, "ts" | "m4s") && !is_init {
+                files.push((meta.modified()?, path.to_string_lossy().into_owned()));
+            }
+        }
+    }
+    files.sort();
+    Ok(files.into_iter().rev().skip(4).take(4).map(|(_, path)| (path, None)).collect())
+}
+
 fn live(kind: Live) -> anyhow::Result<()> {
     let name = kind.name();
     if !ffmpeg::have(&format!("ffmpeg on {name}")) {
@@ -127,7 +152,10 @@ fn live(kind: Live) -> anyhow::Result<()> {
         Rig::start(&format!("ffmpeg-{name}"), &origin, &format!("{name}/{}", kind.manifest()), &Setup::LIVE)?;
     let played =
         ffmpeg::decode(&rig.receiver.manifest(), Some(12)).inspect_err(|_| tools::say(&rig.tails()))?;
-    row(name, "multicast, 5 % loss", &played, None);
+    let same = client::compare(&rig.receiver.url(""), &origin.url(&format!("{name}/")), &finished(&folder)?);
+    same.check().inspect_err(|_| tools::say(&rig.tails()))?;
+    row(name, "multicast, 5 % loss", &played, Some(same.share()));
+    ensure!(same.share() >= 0.95, "{name}: {:.3} of the bytes by multicast\n{}", same.share(), rig.tails());
     ensure!(
         played.video >= 11 * 25,
         "{name}: {} frames in 12 s\n{}{}",
@@ -163,7 +191,7 @@ fn negative_control_of_the_comparison() -> anyhow::Result<()> {
     let (good, damaged) = (Origin::start(&content)?, Origin::start(&content)?);
     damaged.flip("v1/seg003.ts");
     let pieces = content::pieces(&content.join("hls-ts"))?;
-    let found = mahp_tests::client::compare(&good.url("hls-ts/"), &damaged.url("hls-ts/"), &pieces);
+    let found = client::compare(&good.url("hls-ts/"), &damaged.url("hls-ts/"), &pieces);
     ensure!(found.differences.len() == 1, "{:?}", found.differences);
     ensure!(found.check().is_err() && found.share() == 0.0);
     Ok(())

@@ -1,14 +1,13 @@
 //! Losses beyond what the FEC of the stream mends: the sender's repair service mends them, and what is served is the origin's.
 
 use anyhow::{Context, ensure};
-use mahp_tests::client::{self, Comparison, Piece};
+use mahp_tests::client::{self, Comparison};
 use mahp_tests::content;
 use mahp_tests::origin::Origin;
 use mahp_tests::process::eventually;
 use mahp_tests::rig::{Receiver, Rig, Setup};
 use mahp_tests::tools;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 const FOLDER: &str = "looped/hls-ts";
@@ -24,33 +23,10 @@ fn number(status: &Value, pointer: &str) -> u64 {
     status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// The media playlists that a master playlist names (RFC 8216 section 4.3.4), or the segments that a media playlist names: the
-/// lines that are URIs.
-fn uris(receiver: &Receiver, path: &str) -> anyhow::Result<Vec<String>> {
-    let answer = client::get(&receiver.url(path), &[])?;
-    ensure!(answer.status == 200, "{path}: {}", answer.status);
-    let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-    let text = String::from_utf8(answer.body.to_vec())?;
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.map(|line| format!("{folder}{line}")).collect())
-}
-
-/// Loads the media playlists as a viewer of both renditions does, and returns the segments they list. What nobody watches is not
-/// repaired.
-fn watch(receiver: &Receiver) -> anyhow::Result<BTreeSet<String>> {
-    let mut segments = BTreeSet::new();
-    for playlist in uris(receiver, "master.m3u8")? {
-        ensure!(playlist.ends_with(".m3u8"), "a master playlist names {playlist}");
-        segments.extend(uris(receiver, &playlist)?);
-    }
-    ensure!(segments.iter().all(|s| s.ends_with(".ts")), "not segments: {segments:?}");
-    Ok(segments)
-}
-
-/// The status of a watched receiver that has repaired enough objects, by whatever way.
+/// The status of a receiver that is watched by a viewer of every rendition (what nobody watches is not repaired) and that has repaired enough objects, by whatever way.
 fn repaired(receiver: &Receiver) -> anyhow::Result<Value> {
     eventually("repaired objects", Duration::from_secs(60), || {
-        watch(receiver).ok()?;
+        client::listed(&receiver.url("")).ok()?;
         let status = receiver.status().ok()?;
         (number(&status, "/channels/0/objects/repaired") >= OBJECTS).then_some(status)
     })
@@ -59,7 +35,7 @@ fn repaired(receiver: &Receiver) -> anyhow::Result<Value> {
 
 /// Every segment that the live playlists list now, compared with the origin's.
 fn compare(rig: &Rig, receiver: &Receiver, origin: &Origin) -> anyhow::Result<Comparison> {
-    let pieces: Vec<Piece> = watch(receiver)?.into_iter().map(|segment| (segment, None)).collect();
+    let pieces = client::listed(&receiver.url(""))?;
     let same = client::compare(&receiver.url(""), &origin.url(&format!("{FOLDER}/")), &pieces);
     same.check().with_context(|| rig.tails())?;
     Ok(same)
