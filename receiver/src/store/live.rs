@@ -130,7 +130,7 @@ impl Pinned {
         expired
     }
 
-    /// A piece is going to be replaced.
+    /// A piece is going to be replaced, or comes again.
     pub(super) fn forget(&mut self, piece: &PieceKey) {
         for window in self.windows.values_mut() {
             window.past.retain(|(past, _)| past != piece);
@@ -138,7 +138,6 @@ impl Pinned {
                 if let Some(pin) = window.pins.remove(i) {
                     self.bytes -= pin.weight;
                 }
-                return;
             }
         }
     }

@@ -110,6 +110,8 @@ impl Store {
         }
         let piece = PieceKey { resource: key.clone(), first };
         self.make_way(&piece, &stored);
+        // It may have been here and left: its time begins anew.
+        self.pinned.forget(&piece);
         let weight = weight(key, &stored);
         let placed = match pin_kind(&class, stored.meta.kind) {
             Some((rendition, kind)) => {

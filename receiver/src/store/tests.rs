@@ -107,6 +107,25 @@ fn what_no_playlist_lists_any_more_is_dropped() {
 }
 
 #[test]
+fn what_comes_again_is_kept_anew() {
+    let heap = Arc::new(AtomicU64::new(0));
+    let mut store = Store::new(30_000, true);
+    let class = || Class::Live {
+        rendition: RenditionKey::new("news", "high"),
+        window: Duration::from_secs(12),
+        keep: Duration::from_secs(24),
+    };
+    for n in 0..10 {
+        store.insert(at(n), &key(&n.to_string()), whole(4000, &heap), class());
+    }
+    assert!(store.lookup(&key("0"), None).is_none(), "it had to make way");
+    // A viewer who is behind has it fetched; the time of its first stay is over at once.
+    assert!(store.insert(at(23), &key("0"), whole(4000, &heap), cached()));
+    store.insert(at(25), &key("10"), whole(4000, &heap), class());
+    assert!(store.lookup(&key("0"), None).is_some());
+}
+
+#[test]
 fn the_live_window_survives_a_hot_film() {
     let heap = Arc::new(AtomicU64::new(0));
     let mut store = Store::new(64 * MIB, true);
