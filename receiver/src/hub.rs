@@ -121,6 +121,8 @@ struct Session {
     description: Option<SessionDescription>,
     key: Option<VerifyingKey>,
     error: String,
+    /// How to mend it.
+    hint: String,
     /// It was heard of since the start; its description may be one of an earlier run.
     answered: bool,
     /// Its description should be looked at again.

@@ -160,7 +160,8 @@ async fn doctor_command(
         doctor::Flows::named(&named, interface)?
     };
     let runtime = tokio::runtime::Handle::current();
-    let look = move || doctor::diagnose(|| flows.now(&runtime));
+    let sessions = flows.sessions().await;
+    let look = move || doctor::diagnose(sessions, || flows.now(&runtime));
     let report = tokio::task::spawn_blocking(look).await.unwrap_or_default();
     match json {
         true => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),

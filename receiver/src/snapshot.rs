@@ -53,7 +53,7 @@ impl Snapshot {
             mib(t.store_limit_bytes),
         );
         for s in self.sessions.iter().filter(|s| !s.ok || !s.error.is_empty()) {
-            out.push_str(&format!("session {}: {}\n", s.origin, s.error));
+            out.push_str(&format!("session {}: {}\n", s.origin, s.trouble()));
         }
         for c in &self.channels {
             let state = match c.state {
@@ -97,10 +97,23 @@ pub struct SessionSnapshot {
     pub ok: bool,
     /// Last thing that went wrong; empty = nothing.
     pub error: String,
+    /// How to mend it.
+    pub hint: String,
     /// Pinned public key, base64; empty before first contact or without authentication.
     pub key: String,
     /// Unix seconds after which the description must not be used.
     pub expires: u64,
+}
+
+impl SessionSnapshot {
+    /// What is wrong, for people who know which session it is about.
+    pub fn trouble(&self) -> &str {
+        let error = self.error.strip_prefix(self.origin.as_str()).unwrap_or(&self.error);
+        match error.trim_start_matches([':', ' ']) {
+            "" => "it has not answered yet",
+            error => error,
+        }
+    }
 }
 
 /// State of a channel, for people.

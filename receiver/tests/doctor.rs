@@ -214,6 +214,13 @@ fn rp_filter() {
     apply(&found); // a route
     assert_well(&ask());
     shell("ip route del 10.99.0.5 dev mahp0");
+    // A route of the box's own: what the box would send there says nothing of what the filter looks up.
+    shell("ip route add 10.99.0.5/32 dev lo");
+    let found = ask();
+    assert_broken("D-RP-FILTER", &["strict on mahp0"], &found);
+    apply(&found);
+    assert_well(&ask());
+    shell("ip route del 10.99.0.5 dev mahp0");
     set(0);
     assert_well(&ask());
 }

@@ -253,7 +253,7 @@ $("ask").addEventListener("click", async () => {
       make("span", { className: `state ${f.severity}`, textContent: f.severity }), ` ${f.code} · ${f.subject}: ${f.message}`,
       ...(f.fix ? [make("pre", { textContent: f.fix })] : [])));
     for (const blind of report.blind) items.push(make("li", { textContent: `not looked at: ${blind}` }));
-    $("findings").replaceChildren(...(items.length ? items : [make("li", { textContent: "nothing is joined, so there is nothing to look at" })]));
+    $("findings").replaceChildren(...(items.length ? items : [make("li", { textContent: "no sender was named, so there is nothing to look for" })]));
   } catch (e) {
     $("findings").replaceChildren(make("li", { textContent: `the receiver did not answer: ${e.message}` }));
   }

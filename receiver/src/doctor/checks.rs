@@ -1,6 +1,7 @@
 //! One pure function per cause; the first that fits names it.
 
 use super::{Facts, Finding, FlowLook, Iface, Membership, Report, Severity};
+use crate::snapshot::SessionSnapshot;
 use std::net::IpAddr;
 
 type Check = fn(&Facts, &FlowLook) -> Option<Finding>;
@@ -23,7 +24,27 @@ const CHECKS: [Check; 11] = [
 /// Judges all flows.
 pub fn examine(facts: &Facts) -> Report {
     let judge = |look: &FlowLook| CHECKS.iter().find_map(|check| check(facts, look));
-    Report::new(facts.flows.iter().filter_map(judge).collect(), facts.blind.clone())
+    let sessions = facts.sessions.iter().filter_map(session);
+    Report::new(sessions.chain(facts.flows.iter().filter_map(judge)).collect(), facts.blind.clone())
+}
+
+/// Without its description nobody knows what to join.
+fn session(s: &SessionSnapshot) -> Option<Finding> {
+    if s.ok && s.error.is_empty() {
+        return None;
+    }
+    let (severity, message) = match s.ok {
+        false => (
+            Severity::Broken,
+            format!("no session description, so there is nothing to join: {}", s.trouble()),
+        ),
+        true => (Severity::Warning, format!("its last session description is in use; now: {}", s.trouble())),
+    };
+    let fix = match s.hint.as_str() {
+        "" => "check the address, that mahp-sender runs there, and that no firewall is between",
+        hint => hint,
+    };
+    Some(Finding { code: "D-SESSION".into(), severity, subject: s.origin.clone(), message, fix: fix.into() })
 }
 
 fn finding(look: &FlowLook, code: &str, severity: Severity, message: String, fix: String) -> Finding {
@@ -198,9 +219,13 @@ fn reverse_path(facts: &Facts, look: &FlowLook) -> Option<Finding> {
         Some(2) => "loose",
         _ => "on",
     };
-    let source = look.flow.source?;
+    let source = look.flow.source.filter(IpAddr::is_ipv4)?;
     let route = match &look.route {
-        Some(route) if *route == i.name => return None,
+        // The route of what we send ourselves need not be the one that the filter looks up.
+        Some(route) if *route == i.name && !filter_took_them(facts, look) => return None,
+        Some(route) if *route == i.name => {
+            format!("as many as came, so the way back to {source} does not lead through {}", i.name)
+        }
         Some(route) => format!("the route to {source} leads through {route}"),
         None => format!("there is no route to {source}"),
     };
@@ -213,23 +238,34 @@ fn reverse_path(facts: &Facts, look: &FlowLook) -> Option<Finding> {
             facts.rp_dropped, i.name
         ),
         format!(
-            "ip route add {source} dev {}\nor: sysctl -w net.ipv4.conf.{}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+            "ip route replace {source} dev {}    (ip route get {source} shows the route there is)\nor: sysctl -w net.ipv4.conf.{}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
             i.name, i.name
         ),
     ))
 }
 
-fn firewall(_: &Facts, look: &FlowLook) -> Option<Finding> {
+/// The filter dropped about as many packets as the wire showed of all flows of which none arrived: its counter is the box's.
+fn filter_took_them(facts: &Facts, look: &FlowLook) -> bool {
+    let silent = facts.flows.iter().filter(|f| f.received == 0);
+    let came: u64 = silent.filter_map(seen).map(|(right, _)| right).sum();
+    reaches(look) && facts.rp_dropped >= came - came / 5
+}
+
+fn firewall(facts: &Facts, look: &FlowLook) -> Option<Finding> {
     let (right, _) = seen(look).filter(|(right, _)| *right > 0)?;
     let group = look.flow.group?;
     let port = look.flow.port;
     let ip = if group.is_ipv4() { "ip" } else { "ip6" };
+    let others = match facts.rp_dropped {
+        0 => "and no other counter moved".to_owned(),
+        n => format!("and the reverse path filters of this box dropped {n}"),
+    };
     Some(finding(
         look,
         "D-FIREWALL",
         Severity::Broken,
         format!(
-            "{right} packets reached {}, none the program, and no other counter moved: a local firewall drops UDP to {group}:{port}",
+            "{right} packets reached {}, none the program, {others}: a local firewall drops UDP to {group}:{port}",
             look.interface
         ),
         format!(

@@ -1,6 +1,7 @@
 //! What a look at the box found: plain data, so that checks can be tested without a box.
 
 use super::Flow;
+use crate::snapshot::SessionSnapshot;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -15,6 +16,8 @@ pub struct Facts {
     pub rp_dropped: u64,
     /// `net.core.rmem_max`, bytes.
     pub rmem_max: Option<u64>,
+    /// Senders that were named by URL or announcement.
+    pub sessions: Vec<SessionSnapshot>,
     /// One per flow.
     pub flows: Vec<FlowLook>,
     /// What could not be looked at, and why.

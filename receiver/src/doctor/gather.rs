@@ -60,6 +60,7 @@ pub fn gather(flows: impl Fn() -> Vec<Flow>, look: Duration) -> Facts {
         interfaces: interfaces.iter().map(describe).collect(),
         rp_dropped: rp_after.saturating_sub(rp_before),
         rmem_max: read_number("/proc/sys/net/core/rmem_max"),
+        sessions: Vec::new(),
         blind,
     }
 }

@@ -17,6 +17,7 @@ pub use facts::{Facts, FlowLook, Iface, Membership, Socket};
 pub use gather::gather;
 
 use crate::config::SessionSource;
+use crate::snapshot::{SessionSnapshot, Snapshot};
 use mahp_runtime::ask;
 use mahp_runtime::error::StartupError;
 use serde::{Deserialize, Serialize};
@@ -58,7 +59,7 @@ impl Severity {
 /// One thing that was looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Stable code: `D-IFACE-DOWN`, `D-JOIN`, `D-NOT-JOINED`, `D-WRONG-SOURCE`, `D-WRONG-IFACE`, `D-RP-FILTER`, `D-RCVBUF`,
+    /// Stable code: `D-SESSION`, `D-IFACE-DOWN`, `D-JOIN`, `D-NOT-JOINED`, `D-WRONG-SOURCE`, `D-WRONG-IFACE`, `D-RP-FILTER`, `D-RCVBUF`,
     /// `D-FIREWALL`, `D-NO-DATA`, `D-QUERIER`, `D-IDLE`, `D-OK`.
     pub code: String,
     /// How bad it is.
@@ -177,6 +178,13 @@ impl Flows {
         names.iter().map(one).collect::<Result<_, _>>().map(Flows::Named)
     }
 
+    /// The senders that a running receiver was told of.
+    pub async fn sessions(&self) -> Vec<SessionSnapshot> {
+        let Flows::Running(admin, _) = self else { return Vec::new() };
+        let body = ask::admin("mahp-receiver", *admin, "/api/status").await.unwrap_or_default();
+        serde_json::from_slice::<Snapshot>(&body).unwrap_or_default().sessions
+    }
+
     /// As they are now. Blocks.
     pub fn now(&self, runtime: &tokio::runtime::Handle) -> Vec<Flow> {
         match self {
@@ -189,10 +197,10 @@ impl Flows {
     }
 }
 
-/// Looks and judges. `flows` is asked at the begin and at the end of the look. Blocks for [`LOOK`]: call it from a thread for
+/// Looks and judges. `sessions`: where flows are known from; `flows` is asked at the begin and at the end of the look. Blocks for [`LOOK`]: call it from a thread for
 /// blocking work, inside a tokio runtime.
-pub fn diagnose(flows: impl Fn() -> Vec<Flow>) -> Report {
-    let facts = gather(flows, LOOK);
+pub fn diagnose(sessions: Vec<SessionSnapshot>, flows: impl Fn() -> Vec<Flow>) -> Report {
+    let facts = Facts { sessions, ..gather(flows, LOOK) };
     checks::examine(&facts)
 }
 

@@ -50,6 +50,7 @@ fn facts(look: FlowLook) -> Facts {
         rp_dropped: 0,
         rmem_max: Some(8 << 20),
         flows: vec![look],
+        sessions: Vec::new(),
         blind: Vec::new(),
     }
 }
@@ -142,7 +143,7 @@ fn reverse_path_filter() {
         let look = FlowLook { route, wire: on_wire(IFACE, "10.0.0.5", 200), ..silence() };
         let mut facts = Facts { rp_dropped: 200, ..facts(look) };
         facts.interfaces[2].rp_filter = Some(mode);
-        let says = ["200 packets", words, "ip route add 10.0.0.5 dev eth1", "rp_filter=0"];
+        let says = ["200 packets", words, "ip route replace 10.0.0.5 dev eth1", "rp_filter=0"];
         assert_verdict(&facts, "D-RP-FILTER", Severity::Broken, &says);
         // The counter moved for other packets: the filter is off here.
         facts.interfaces[2].rp_filter = Some(0);
@@ -224,6 +225,52 @@ fn the_worst_comes_first_and_is_the_exit_status() {
     assert!(text(&report).starts_with("broken[D-NO-DATA]: news/high"));
     let nothing = examine(&Facts::default());
     assert_eq!((nothing.severity, text(&nothing).contains("nothing to look for")), (Severity::Ok, true));
+}
+
+#[test]
+fn a_sender_that_does_not_answer_is_named() {
+    let origin = "http://10.0.0.5:7780/.well-known/mahp/session.json";
+    let session = SessionSnapshot {
+        origin: origin.into(),
+        error: format!("{origin}: cannot connect: connection refused"),
+        hint: "check the address".into(),
+        ..SessionSnapshot::default()
+    };
+    assert_eq!(session.trouble(), "cannot connect: connection refused");
+    let mut facts = Facts { sessions: vec![session], ..Facts::default() };
+    let report = examine(&facts);
+    assert_eq!((report.severity.exit_code(), report.findings[0].code.as_str()), (2, "D-SESSION"));
+    let says = text(&report);
+    assert!(says.starts_with(&format!("broken[D-SESSION]: {origin}: no session description")), "{says}");
+    assert!(says.contains(": cannot connect: connection refused") && says.contains("fix: check the address"));
+    assert_eq!((says.matches(origin).count(), says.contains("nothing to look for")), (1, false), "{says}");
+
+    // Nothing was heard of it at all.
+    facts.sessions[0].error.clear();
+    assert!(text(&examine(&facts)).contains("it has not answered yet"));
+    // It answered once: what it said is in use.
+    facts.sessions[0].ok = true;
+    assert!(examine(&facts).findings.is_empty());
+    facts.sessions[0].error = "gone".into();
+    assert_eq!(examine(&facts).severity, Severity::Warning);
+}
+
+#[test]
+fn the_filter_is_named_where_its_counter_rose_with_the_packets() {
+    let mut f = facts(FlowLook { wire: on_wire(IFACE, "10.0.0.5", 330), ..silence() });
+    f.interfaces[2].rp_filter = Some(1);
+    // The route seems to lead where it was joined.
+    f.rp_dropped = 324;
+    assert_verdict(
+        &f,
+        "D-RP-FILTER",
+        Severity::Broken,
+        &["324 packets", "strict on eth1", "ip route replace"],
+    );
+    f.rp_dropped = 3;
+    assert_verdict(&f, "D-FIREWALL", Severity::Broken, &["330 packets", "dropped 3"]);
+    f.rp_dropped = 0;
+    assert_verdict(&f, "D-FIREWALL", Severity::Broken, &["no other counter moved"]);
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Observe for Hub {
     }
 
     fn diagnose(&self) -> Report {
-        doctor::diagnose(|| self.flows())
+        doctor::diagnose(self.snapshot().sessions, || self.flows())
     }
 }
 
@@ -59,10 +59,11 @@ impl Status for Hub {
 
     fn not_ready(&self) -> Vec<String> {
         let snapshot = self.snapshot();
-        let sessions = snapshot.sessions.iter().filter(|s| !s.ok).map(|s| {
-            let why = if s.error.is_empty() { "not there yet" } else { &s.error };
-            format!("session description of {}: {why}", s.origin)
-        });
+        let sessions = snapshot
+            .sessions
+            .iter()
+            .filter(|s| !s.ok)
+            .map(|s| format!("session description of {}: {}", s.origin, s.trouble()));
         let broken = snapshot.channels.iter().filter(|c| c.state == ChannelState::Broken);
         sessions.chain(broken.map(|c| format!("channel {}: {}", c.name, c.reason))).collect()
     }
@@ -182,6 +183,7 @@ impl State {
                 session: d.map(|d| d.session.clone()).unwrap_or_default(),
                 ok: d.is_some() && !expired,
                 error: if expired { "the session description has expired".into() } else { s.error.clone() },
+                hint: if s.error.is_empty() { String::new() } else { s.hint.clone() },
                 key: s.key.map(|k| k.to_base64()).unwrap_or_default(),
                 expires: d.map_or(0, |d| d.expires),
             }

@@ -18,8 +18,9 @@ impl Hub {
     /// A sender that the operator named. `refresh` is notified when its description should be looked at again.
     pub fn add_session(&self, source: SessionSource, refresh: Arc<Notify>) -> SessionId {
         let mut state = self.state();
-        let (description, key, error, answered) = (None, None, String::new(), false);
-        state.sessions.push(Session { source, description, key, error, answered, refresh });
+        let (error, hint) = (String::new(), String::new());
+        let (description, key, answered) = (None, None, false);
+        state.sessions.push(Session { source, description, key, error, hint, answered, refresh });
         SessionId(state.sessions.len() - 1)
     }
 
@@ -57,6 +58,7 @@ impl Hub {
         match self.state().sessions.get_mut(id.0) {
             Some(session) if session.error != error.message => {
                 session.error.clone_from(&error.message);
+                session.hint.clone_from(&error.hint);
                 true
             }
             _ => false,

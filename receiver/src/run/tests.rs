@@ -168,6 +168,9 @@ async fn requests_before_the_first_description_are_held() {
         Err(FetchError::Status { status: 504, headers, .. }) => assert!(headers.contains_key("retry-after")),
         other => panic!("{:?}", other.map(|r| r.status)),
     }
+    let hub = receiver.hub.clone();
+    let report = tokio::task::spawn_blocking(move || hub.diagnose()).await.unwrap();
+    assert_eq!((report.severity.exit_code(), report.findings[0].code.as_str()), (2, "D-SESSION"));
     end(receiver).await;
 
     let receiver = place.receiver(&[]).await;
