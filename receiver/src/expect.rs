@@ -203,6 +203,18 @@ impl Hearing {
         }
     }
 
+    /// Whether an object was sent before the join, or had begun by then, as far as playlists and what was heard since tell.
+    pub fn precedes_join(&self, now: Time, key: &ResourceKey) -> bool {
+        let begun = self.announced.iter().filter(|(_, a)| a.begun && !a.past && a.at >= self.joined_at);
+        let first = begun.filter_map(|(key, _)| self.order.at.get(key)).min();
+        match (self.order.at.get(key), first) {
+            (Some(position), Some(first)) => position <= first,
+            // Nothing has begun since the join, which is not long ago.
+            (_, None) => self.is_alive(now),
+            (None, Some(_)) => false,
+        }
+    }
+
     /// How many media objects the newest playlist lists.
     pub const fn listing(&self) -> u32 {
         self.listing

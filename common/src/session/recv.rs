@@ -41,6 +41,8 @@ pub struct RecvSession {
     wall: WallTime,
     /// First packet ever.
     joined_at: Option<Time>,
+    /// An FDT Instance was read from packets.
+    opened: bool,
     /// Identities of the senders' runs, and when each was last heard.
     sessions: Vec<(u64, Time)>,
     objects: BTreeMap<Toi, Assembly>,
@@ -75,7 +77,7 @@ struct Finished {
 
 /// Ageing is looked at this often while packets come, not at each packet.
 const HOUSEKEEPING: Duration = Duration::from_millis(5);
-/// An object whose first symbol came this soon after the first packet of all may have begun before the join.
+/// An object of which packets came this soon after the first packet of all may have begun before the join.
 const JOINING: Duration = Duration::from_secs(1);
 /// An FDT Instance that was read is not assembled again for this long.
 const FDT_MEMORY: Duration = Duration::from_secs(2);
@@ -90,6 +92,7 @@ impl RecvSession {
             now: Time::ZERO,
             wall: WallTime::default(),
             joined_at: None,
+            opened: false,
             sessions: Vec::new(),
             objects: BTreeMap::new(),
             fdts: BTreeMap::new(),
@@ -266,6 +269,7 @@ impl RecvSession {
             let bytes = entry.assembly.payload().to_bytes();
             // One that was refused (forged, damaged) must not stand in the way of the real one of the same ID.
             if self.accept_fdt(&bytes, entry.encoding, true) {
+                self.opened = true;
                 if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
                     self.fdts_read.clear();
                 }
@@ -418,15 +422,15 @@ impl RecvSession {
             recovered: object.recovered,
             fetched: object.fetched,
             bytes: object.bytes_by_path(),
+            heard_from_start: object.is_heard_from_start(),
         };
         // What was under way when we joined has lost nothing by being sent before that.
-        let joined_late = self.joined_at.is_some_and(|at| how.first_symbol < at + JOINING);
-        if object.from_start || !joined_late {
+        if how.heard_from_start {
             self.stats.expected_symbols += how.source_symbols;
             self.stats.lost_symbols += how.source_symbols.saturating_sub(how.source_received);
+            self.stats.loss_runs.iter_mut().zip(object.runs).for_each(|(sum, n)| *sum += n);
         }
         self.stats.recovered_symbols += how.recovered;
-        self.stats.loss_runs.iter_mut().zip(object.runs).for_each(|(sum, n)| *sum += n);
         self.stats.objects_complete += 1;
         self.stats.object_bytes.add_all(&how.bytes);
         let meta = object.meta.unwrap_or_default();
@@ -451,6 +455,15 @@ impl RecvSession {
             }
             self.after_fdt_symbol(instance);
         }
+    }
+
+    /// Whether an object that is new to us now may have been on its way before the join: the first FDT Instance lists what is
+    /// being sent and what was sent before, and so do later ones. `newest`: it is the one that is being sent.
+    pub(super) fn may_precede_join(&self, newest: bool) -> bool {
+        let since_join = self.joined_at.map(|at| self.now.since(at));
+        since_join.is_some_and(|since| {
+            !self.opened || since < JOINING || (!newest && since < self.config.object_timeout)
+        })
     }
 
     fn new_id(&mut self) -> u64 {

@@ -211,6 +211,36 @@ fn what_was_sent_before_the_join_is_no_loss() {
     assert_eq!((stats.lost_symbols, stats.expected_symbols), (0, 5), "{how:?}");
 }
 
+/// Its missing symbols are fetched, from its first byte on, at any time after the join: nothing was lost all the same.
+#[test]
+fn what_is_fetched_of_an_object_under_way_at_the_join_is_no_loss() {
+    for profile in PROFILES {
+        for (joined_after, fetched_after) in [(100, 100), (300, 900), (450, 2500), (800, 1500)] {
+            let (send, recv) = configs(profile, 32 * MBIT);
+            let mut pair = Pair::new(send, recv, link(1));
+            pair.joined = false;
+            let first = segment(0, 2_000_000);
+            pair.send(first.clone());
+            pair.run_for(Duration::from_millis(joined_after));
+            pair.joined = true;
+            pair.run_for(Duration::from_millis(fetched_after));
+            for (from, to) in pair.receiver.missing_ranges(Toi(1000), 0) {
+                pair.fetched(Toi(1000), from, &first.data[from as usize..=to as usize]);
+            }
+            let mut objects = live(&mut pair, 1, 4, 2_000_000);
+            objects.extend(by_url(&pair.log).contains_key(&first.meta.url).then_some(first));
+            assert_all_arrived(&pair, &objects);
+            let stats = pair.receiver.stats();
+            let says = format!("{profile:?}, joined after {joined_after} ms");
+            assert_eq!((stats.lost_symbols, stats.loss_runs.iter().sum::<u64>()), (0, 0), "{says}");
+            let whole = pair.log.complete.iter().filter(|c| c.4.heard_from_start).count();
+            assert!(whole >= 3 && stats.expected_symbols > 3 * 2_000_000 / 1344, "{says}: the others count");
+            let late = pair.log.complete.iter().filter(|c| c.4.source_received < c.4.source_symbols);
+            assert!(late.into_iter().all(|c| !c.4.heard_from_start), "{says}");
+        }
+    }
+}
+
 #[test]
 fn lost_fdt_instances_cost_no_object() {
     // The first two FDT Instances of each object are lost: the one after it still describes it.

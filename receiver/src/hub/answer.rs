@@ -294,7 +294,10 @@ impl State {
         if let Some(entry) = rendition.as_ref().and_then(|r| self.renditions.get_mut(r)) {
             entry.stats.counts.objects.unicast += 1;
             entry.stats.counts.whole_bytes += stored.payload.len();
-            entry.stats.this_second.unfinished += 1;
+            let missed = stored.meta.kind == ObjectKind::Media
+                && entry.flow.is_some()
+                && !entry.hearing.precedes_join(now, &key);
+            entry.stats.this_second.unfinished += u64::from(missed);
             let channel = entry.channel.name.clone();
             metrics::counter!("mahp_receiver_objects_total", "channel" => channel, "result" => "unicast")
                 .increment(1);

@@ -75,8 +75,8 @@ impl State {
                 }
                 true
             }
-            Event::Lost { toi, meta, reason } => {
-                self.lost(now, key, toi, meta, reason);
+            Event::Lost { toi, meta, heard_from_start, reason } => {
+                self.lost(now, key, toi, (meta, heard_from_start), reason);
                 true
             }
             Event::NewSession { .. } => {
@@ -264,7 +264,7 @@ impl State {
         now: Time,
         key: &RenditionKey,
         toi: Toi,
-        meta: Option<ObjectMeta>,
+        (meta, heard_from_start): (Option<ObjectMeta>, bool),
         reason: DropReason,
     ) {
         let Some(entry) = self.renditions.get_mut(key) else { return };
@@ -272,7 +272,7 @@ impl State {
         let described = meta.is_some();
         if described {
             entry.stats.counts.objects.lost += 1;
-            entry.stats.this_second.unfinished += 1;
+            entry.stats.this_second.unfinished += u64::from(heard_from_start);
             metrics::counter!("mahp_receiver_objects_total", "channel" => key.channel.to_string(), "result" => "lost")
                 .increment(1);
             tracing::debug!(%key, %toi, reason = reason.as_str(), "object lost");
@@ -364,14 +364,16 @@ impl super::Entry {
     fn completed(&mut self, wall: WallTime, meta: &ObjectMeta, source: Source, how: Reception) {
         let time = how.completed - how.first_symbol;
         let (objects, second) = (&mut self.stats.counts.objects, &mut self.stats.this_second);
+        // What was under way at the join says nothing of the network.
+        let counts = u64::from(how.heard_from_start);
         match source {
             Source::Repaired => {
                 objects.repaired += 1;
-                second.unfinished += 1;
+                second.unfinished += counts;
             }
             Source::Multicast | Source::Unicast => {
                 objects.multicast += 1;
-                second.finished += 1;
+                second.finished += counts;
             }
         }
         let channel = self.channel.name.clone();

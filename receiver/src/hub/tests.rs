@@ -180,6 +180,42 @@ async fn what_fec_cannot_mend_is_mended_by_ranges() {
     rig.end().await;
 }
 
+/// Joined in the middle of segment 1, of which the rest and the one before are fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_before_the_join_is_no_loss() {
+    let rig = Rig::new(options());
+    rig.join().await;
+    let mut caster = rig.caster();
+    caster.lose(|flow, n| flow == FlowKind::Repair || n < 140);
+    caster.send(media(1)).await;
+    caster.sent().await;
+    // The next one's FDT Instances list the first, too.
+    caster.lose(|_, _| false);
+    caster.send(media(2)).await;
+    rig.hub.teach_playlist(&[], &[0, 1, 2].map(segment));
+    rig.until(|| rig.hub.repair_plan(&segment(1), None).is_some()).await;
+    let (plan, bytes) = (rig.hub.repair_plan(&segment(1), None).unwrap(), body(1));
+    for (first, last) in &plan.ranges {
+        rig.hub.feed(&plan, *first, &bytes[*first as usize..=*last as usize]);
+    }
+    assert_eq!(rig.until_here(&segment(1)).await.source, Source::Repaired);
+    rig.until_here(&segment(2)).await;
+    let meta = object(&segment(0), ObjectKind::Media, body(0)).meta;
+    rig.hub.put(meta, body(0).into());
+    caster.send(media(3)).await;
+    rig.until_here(&segment(3)).await;
+    rig.hub.tick();
+    let news = rig.hub.snapshot().channels.remove(0);
+    assert_eq!((news.objects.repaired, news.objects.unicast), (1, 1));
+    assert_eq!((news.loss_before_fec, news.loss_after_fec), (Some(0.0), Some(0.0)));
+    let state = rig.hub.state();
+    let counts = state.renditions.values().next().unwrap().stats.counts;
+    assert_eq!(counts.lost_symbols, 0, "nothing to report to the sender");
+    assert!(counts.expected_symbols > 0 && counts.loss_runs.iter().all(|n| *n == 0));
+    drop(state);
+    rig.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_pinned_key_did_not_sign_is_never_stored() {
     let rig = Rig::new(options());

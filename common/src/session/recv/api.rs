@@ -189,6 +189,8 @@ pub enum Event {
         toi: Toi,
         /// Its description, if one was heard.
         meta: Option<ObjectMeta>,
+        /// Its transmission did not begin before the join.
+        heard_from_start: bool,
         /// Why. After `ByteLimit` and `ObjectLimit` its further symbols are ignored until [`Input::Reopen`].
         reason: DropReason,
     },
@@ -220,6 +222,8 @@ pub struct Reception {
     pub fetched: u64,
     /// Bytes of the object by way; they add up to its length.
     pub bytes: ByPath,
+    /// Its transmission did not begin before the join: what multicast did not bring of it was lost.
+    pub heard_from_start: bool,
 }
 
 /// State of an object under assembly, for deadlines and repair.

@@ -147,8 +147,10 @@ pub(super) struct Assembly {
     pub(super) meta: Option<ObjectMeta>,
     pub(super) since: Time,
     pub(super) first_symbol: Option<Time>,
-    /// Its first source symbol was the first to come.
-    pub(super) from_start: bool,
+    /// Its first source symbol was the first to come, by multicast.
+    from_start: bool,
+    /// Its transmission may have begun before the join.
+    pub(super) early: bool,
     /// The first source symbol, in the order of the object, that came by multicast.
     earliest: Option<(Sbn, Esi)>,
     pub(super) last_symbol: Time,
@@ -198,6 +200,7 @@ impl Assembly {
             since: now,
             first_symbol: None,
             from_start: false,
+            early: false,
             earliest: None,
             last_symbol: now,
             superseded: None,
@@ -210,6 +213,11 @@ impl Assembly {
             doubts: 0,
             audits: 0,
         }
+    }
+
+    /// Whether what it lacks was lost, and not sent before the join.
+    pub(super) const fn is_heard_from_start(&self) -> bool {
+        self.from_start || !self.early
     }
 
     pub(super) const fn cut(&self) -> &Cut {
@@ -330,7 +338,7 @@ impl Assembly {
         self.bytes += cost;
         if self.first_symbol.is_none() {
             self.first_symbol = Some(now);
-            self.from_start = (place.sbn, place.esi) == (Sbn(0), Esi(0));
+            self.from_start = path == Path::Multicast && (place.sbn, place.esi) == (Sbn(0), Esi(0));
         }
         self.last_symbol = now;
         match (stored, path) {

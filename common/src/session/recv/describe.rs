@@ -148,6 +148,10 @@ impl RecvSession {
         } else {
             let cut = Cut::new(file.oti.as_ref(), file.repair_oti.as_ref(), self.config.max_object_bytes)?;
             self.attach(toi, cut, file)?;
+            let early = self.may_precede_join(newest);
+            if let Some(object) = self.objects.get_mut(&toi) {
+                object.early |= early;
+            }
         }
         self.supersede(toi, newest);
         self.events.push_back(Event::Announced { toi, meta, newest });

@@ -22,7 +22,10 @@ impl RecvSession {
             self.give_up(victim, DropReason::ObjectLimit);
         }
         let id = self.new_id();
-        self.objects.insert(toi, Assembly::new(id, cut, self.now));
+        let mut assembly = Assembly::new(id, cut, self.now);
+        // Of what is not described yet, packets may be the last ones: only its description tells when it began.
+        assembly.early = !described && self.may_precede_join(true);
+        self.objects.insert(toi, assembly);
         Ok(())
     }
 
@@ -75,25 +78,26 @@ impl RecvSession {
     pub(super) fn give_up(&mut self, toi: Toi, reason: DropReason) {
         let Some(object) = self.remove(toi) else { return };
         let no_room = matches!(reason, DropReason::ByteLimit | DropReason::ObjectLimit);
+        let heard_from_start = object.is_heard_from_start();
         match object.meta {
             // Its next symbol would make it displace another object, and that the next: nothing would complete. Only what is
             // described is remembered, else forged packets could shut out an object before it is sent.
             Some(meta) if no_room => {
                 self.finish(toi, Some(meta.clone()));
-                self.lose(toi, Some(meta), reason);
+                self.lose(toi, Some(meta), heard_from_start, reason);
             }
-            meta if object.first_symbol.is_some() => self.lose(toi, meta, reason),
+            meta if object.first_symbol.is_some() => self.lose(toi, meta, heard_from_start, reason),
             _ => {}
         }
     }
 
-    pub(super) fn lose(&mut self, toi: Toi, meta: Option<ObjectMeta>, reason: DropReason) {
+    fn lose(&mut self, toi: Toi, meta: Option<ObjectMeta>, heard_from_start: bool, reason: DropReason) {
         self.stats.drops.count(reason);
         self.stats.objects_lost += 1;
         // A damaged object must be collected anew when it is sent again, so it is not remembered as finished, and its
         // description must be read anew although the same FDT Instance was read a moment ago.
         self.fdts_read.clear();
-        self.events.push_back(Event::Lost { toi, meta, reason });
+        self.events.push_back(Event::Lost { toi, meta, heard_from_start, reason });
     }
 
     pub(super) fn remove(&mut self, toi: Toi) -> Option<Assembly> {
