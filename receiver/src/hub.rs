@@ -111,6 +111,8 @@ struct State {
     drops: DropCounters,
     rings: Rings,
     last_served: crate::snapshot::Bytes,
+    /// 90 % of the holds of the last second.
+    recent_hold_p90_ms: Option<u64>,
     disk: Option<Disk>,
     copies: Copies,
 }
@@ -197,6 +199,7 @@ impl Hub {
             drops: DropCounters::default(),
             rings: Rings::default(),
             last_served: crate::snapshot::Bytes::default(),
+            recent_hold_p90_ms: None,
             disk: None,
             copies: options.copies.clone(),
         };

@@ -160,6 +160,9 @@ pub struct ChannelSnapshot {
     pub loss_before_fec: Option<f64>,
     /// The same of objects that multicast alone did not complete.
     pub loss_after_fec: Option<f64>,
+    /// First packet of an object to verified and servable, 90 % of those of the last second; the largest of its renditions.
+    /// None: no object was completed.
+    pub recent_completion_p90_ms: Option<u64>,
     /// UDP payload bit/s over the last second, all renditions.
     pub rate_bps: u64,
     /// Time from the origin's publication at the sender to servable here, of the newest object, milliseconds.
@@ -210,7 +213,7 @@ pub struct RenditionSnapshot {
     pub in_flight: u64,
     /// Bytes under assembly now.
     pub assembly_bytes: u64,
-    /// First packet of an object to verified and servable.
+    /// First packet of an object to verified and servable, since the start.
     pub completion_ms: Quantiles,
     /// As in [`ChannelSnapshot::delay_ms`].
     pub delay_ms: Option<u64>,
@@ -280,8 +283,10 @@ pub struct Totals {
     pub object_bytes: BTreeMap<String, u64>,
     /// 1 - origin bytes / served bytes: what the uplink was spared. `None` before anything was served.
     pub offload: Option<f64>,
-    /// Times that requests were held.
+    /// Times that requests were held, since the start.
     pub hold_ms: Quantiles,
+    /// 90 % of those of the last second; none: nothing was held.
+    pub recent_hold_p90_ms: Option<u64>,
     /// UDP payload bit/s over the last second.
     pub rate_bps: u64,
     /// Objects of all channels.

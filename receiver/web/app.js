@@ -12,7 +12,7 @@ const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 2
 const ms = (n) => (n >= 10_000 ? `${(n / 1000).toFixed(1)} s` : `${Math.round(n)} ms`);
 
 const SPECS = [
-  { title: "Multicast rate", format: mbit, series: [{ key: "rate_bps", label: "received", color: "--accent" }] },
+  { title: "Multicast rate by group", format: mbit, flows: true, series: [] },
   { title: "Loss", format: percent, least: 0.01, series: [
     { key: "loss_before_fec", label: "before FEC", color: "--repaired" },
     { key: "loss_after_fec", label: "after FEC", color: "--unicast" }] },
@@ -25,7 +25,10 @@ const SPECS = [
   { title: "Delay to the live edge", format: ms, series: [{ key: "delay_ms", label: "delay", color: "--other" }] },
 ];
 const KEPT = 300;
-const history = { totals: {}, channels: {} };
+// Lines of one plot at most: more groups than this are added up in the last one.
+const LINES = 6;
+const COLORS = ["--accent", "--multicast", "--repaired", "--unicast", "--other", "--soft"];
+const history = { totals: {}, channels: {}, flows: {} };
 const plots = SPECS.map((spec) => Plots.figure($("plots"), spec));
 let previous = null;
 
@@ -42,18 +45,21 @@ function remember(s) {
       const delta = s.totals.served[source] - previous.totals.served[source];
       push(history.totals, `${source}_bps`, (Math.max(0, delta) * 8) / seconds);
     }
-    push(history.totals, "hold_p90_ms", s.totals.hold_ms.count ? s.totals.hold_ms.p90 : null);
+    push(history.totals, "hold_p90_ms", s.totals.recent_hold_p90_ms);
   }
   previous = s;
   for (const channel of s.channels) {
     const map = (history.channels[channel.name] ||= {});
-    const joined = channel.renditions.filter((r) => r.joined && r.role !== "manifest");
-    const most = (f) => (joined.length ? Math.max(...joined.map(f)) : null);
-    push(map, "rate_bps", channel.rate_bps);
     push(map, "loss_before_fec", channel.loss_before_fec);
     push(map, "loss_after_fec", channel.loss_after_fec);
-    push(map, "completion_p90_ms", most((r) => r.completion_ms.p90) || null);
+    push(map, "completion_p90_ms", channel.recent_completion_p90_ms);
     push(map, "delay_ms", channel.delay_ms);
+  }
+  const joined = new Map(s.channels.flatMap((c) => c.renditions.filter((r) => r.joined).map((r) => [`${c.name}/${r.id}`, r.rate_bps])));
+  for (const name of new Set([...Object.keys(history.flows), ...joined.keys()])) {
+    const map = (history.flows[name] ||= {});
+    push(map, "rate_bps", joined.get(name));
+    if (map.rate_bps.every((v) => v === null)) delete history.flows[name];
   }
 }
 
@@ -133,10 +139,27 @@ function fill(body, rows) {
   body.replaceChildren(...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", { textContent: cell })))));
 }
 
+// One line for each group of the channel, always in the same order and colour; what is too much for a plot is added up.
+function groups(scope) {
+  const all = Object.entries(history.flows).filter(([name]) => name.startsWith(`${scope}/`))
+    .map(([name, map]) => [name.slice(scope.length + 1), map.rate_bps]).sort(([a], [b]) => a.localeCompare(b, undefined, { numeric: true }));
+  const shown = all.length > LINES ? all.slice(0, LINES - 1) : all;
+  const rest = all.slice(shown.length);
+  if (rest.length) {
+    const length = Math.max(...rest.map(([, list]) => list.length));
+    const at = (list, i) => list[list.length - length + i] ?? null;
+    const sum = (values) => (values.every((v) => v === null) ? null : values.reduce((a, b) => a + b, 0));
+    shown.push([`${rest.length} more`, Array.from({ length }, (_, i) => sum(rest.map(([, list]) => at(list, i))))]);
+  }
+  return { series: shown.map(([key], i) => ({ key, label: key, color: COLORS[i] })), values: Object.fromEntries(shown) };
+}
+
 function showPlots() {
   const scope = $("scope").value;
+  const byGroup = groups(scope);
   const table = plots.map((plot) => {
-    const values = plot.spec.total ? history.totals : history.channels[scope] || {};
+    if (plot.spec.flows) plot.spec.series = byGroup.series;
+    const values = plot.spec.flows ? byGroup.values : plot.spec.total ? history.totals : history.channels[scope] || {};
     Plots.draw(plot, values);
     return [plot.spec.title, Plots.describe(plot, values)];
   });
@@ -276,6 +299,7 @@ async function main() {
     const past = await (await fetch("api/history")).json();
     Object.assign(history.totals, past.totals);
     Object.assign(history.channels, past.channels);
+    Object.assign(history.flows, past.flows);
   } catch { /* plots then start empty */ }
   const events = new EventSource("api/events");
   events.onmessage = (e) => show(JSON.parse(e.data));

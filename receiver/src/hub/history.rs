@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Values per series.
 const LENGTH: usize = 300;
 
+/// Channels, and flows, that are remembered: further ones only when others have gone.
+const NAMES: usize = 256;
+
 type Series = BTreeMap<&'static str, VecDeque<Option<f64>>>;
 
 /// See the module.
@@ -56,7 +59,9 @@ impl Rings {
 /// What has no value this second is gone from the description; its series goes when all its values have.
 fn append_all(all: &mut BTreeMap<String, Series>, mut values: Values, filled: usize) {
     for (name, _) in &values {
-        all.entry(name.clone()).or_default();
+        if all.len() < NAMES || all.contains_key(name) {
+            all.entry(name.clone()).or_default();
+        }
     }
     all.retain(|name, series| {
         let at = values.iter().position(|(n, _)| n == name);
@@ -115,6 +120,10 @@ mod tests {
         assert_eq!(h.totals["viewers"].len(), LENGTH);
         assert_eq!(h.start, 101);
         assert_eq!(h.channels["news"]["rate_bps"].len(), LENGTH);
+        let many = (0..1000).map(|n| (n.to_string(), vec![("rate_bps", Some(1.0))])).collect();
+        let mut flooded = Rings::default();
+        flooded.push(1, Second { flows: many, ..Second::default() });
+        assert_eq!(flooded.history().flows.len(), NAMES);
         rings.push(401, second(f64::NAN, None));
         assert!(rings.history().channels.is_empty(), "nothing of it is left");
         assert_eq!(rings.history().totals["viewers"].last(), Some(&None));

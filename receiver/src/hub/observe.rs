@@ -4,7 +4,6 @@ use super::history::Second;
 use super::stats::{Window, add, share};
 use super::{Entry, Hub, State};
 use crate::doctor::{self, Report};
-use crate::histogram::Histogram;
 use crate::snapshot::{
     Bytes, ChannelSnapshot, ChannelState, History, Objects, Observe, RenditionSnapshot, SessionSnapshot,
     Snapshot, Totals,
@@ -202,6 +201,7 @@ impl State {
             origin,
             object_bytes: self.object_bytes(),
             hold_ms: hub.served.holds(),
+            recent_hold_p90_ms: self.recent_hold_p90_ms,
             rate_bps: 0,
             objects: Objects::default(),
             store_bytes: self.store.bytes(),
@@ -235,6 +235,7 @@ impl State {
             let (state, reason) = judge(&entries, now);
             let mut objects = Objects::default();
             let mut loss = Window::default();
+            let completion = entries.iter().filter_map(|(_, e)| e.stats.recent_completion_p90_ms).max();
             for (_, entry) in &entries {
                 add(&mut objects, &entry.stats.counts.objects);
                 loss.add(&entry.stats.loss());
@@ -256,6 +257,7 @@ impl State {
                 objects,
                 loss_before_fec: loss.before_fec(),
                 loss_after_fec: loss.after_fec(),
+                recent_completion_p90_ms: completion,
                 rate_bps: renditions.iter().map(|r| r.rate_bps).sum(),
                 delay_ms: renditions.iter().filter(|r| r.joined).filter_map(|r| r.delay_ms).max(),
                 renditions,
@@ -279,10 +281,8 @@ impl State {
             sum.rate_bps += bytes * 8;
             sum.loss.add(&entry.stats.loss());
             sum.joined |= entry.flow.is_some();
-            if entry.stats.recent_completion.count() > 0 {
-                let p90 = entry.stats.recent_completion.quantile(0.9);
+            if let Some(p90) = entry.stats.recent_completion_p90_ms {
                 sum.completion_p90_ms = sum.completion_p90_ms.max(Some(p90));
-                entry.stats.recent_completion = Histogram::default();
                 sum.delay_ms = sum.delay_ms.max(entry.stats.delay_ms);
             }
             if entry.flow.is_some() {
@@ -297,6 +297,7 @@ impl State {
 
     fn second_of_totals(&mut self, hub: &Hub, now: Time, received: u64) -> Vec<(&'static str, Option<f64>)> {
         let served = hub.served.total();
+        self.recent_hold_p90_ms = hub.served.take_recent_holds().map(|q| q.p90);
         let before: Bytes = std::mem::replace(&mut self.last_served, served);
         let rate = |now: u64, before: u64| Some((now.saturating_sub(before) * 8) as f64);
         vec![
@@ -304,7 +305,7 @@ impl State {
             ("repaired_bps", rate(served.repaired, before.repaired)),
             ("unicast_bps", rate(served.unicast, before.unicast)),
             ("received_bps", Some(received as f64)),
-            ("hold_p90_ms", hub.served.take_recent_holds().map(|q| q.p90 as f64)),
+            ("hold_p90_ms", self.recent_hold_p90_ms.map(|ms| ms as f64)),
             ("viewers", Some(hub.served.all_viewers(now) as f64)),
         ]
     }

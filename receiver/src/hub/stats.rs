@@ -91,6 +91,8 @@ pub(super) struct RenditionStats {
     pub(super) completion: Histogram,
     /// Since the last second, for the history.
     pub(super) recent_completion: Histogram,
+    /// 90 % of those of the last second.
+    pub(super) recent_completion_p90_ms: Option<u64>,
     pub(super) rate_bps: u64,
     pub(super) delay_ms: Option<u64>,
     pub(super) in_flight: u64,
@@ -159,11 +161,14 @@ impl RenditionStats {
     /// A flow has ended.
     pub(super) fn end(&mut self) {
         (self.in_flight, self.assembly_bytes, self.rate_bps) = (0, 0, 0);
+        self.recent_completion_p90_ms = None;
     }
 
     /// A second has passed.
     pub(super) fn second(&mut self) {
         self.seconds += 1;
+        let recent = std::mem::take(&mut self.recent_completion);
+        self.recent_completion_p90_ms = (recent.count() > 0).then(|| recent.quantile(0.9));
         let window = std::mem::take(&mut self.this_second);
         if window.finished + window.unfinished + window.expected_symbols > 0 {
             self.windows.push_back((self.seconds, window));

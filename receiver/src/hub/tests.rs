@@ -186,7 +186,7 @@ async fn what_was_sent_before_the_join_is_no_loss() {
     let rig = Rig::new(options());
     rig.join().await;
     let mut caster = rig.caster();
-    caster.lose(|flow, n| flow == FlowKind::Repair || n < 140);
+    caster.lose(|flow, n| flow == FlowKind::Repair || n < 100);
     caster.send(media(1)).await;
     caster.sent().await;
     // The next one's FDT Instances list the first, too.
@@ -538,6 +538,20 @@ async fn history_and_metrics_tell_of_what_happened() {
     assert!(rates.iter().flatten().sum::<f64>() > SIZE as f64 * 8.0, "{rates:?}");
     assert_eq!(history.totals["received_bps"].len(), rates.len());
     assert!(history.flows.contains_key("news/high"));
+    // A page goes on with the values of the last second, as the history has them.
+    let newest = |series: &[Option<f64>]| series.last().copied().flatten();
+    let snapshot = rig.hub.snapshot();
+    let recent = snapshot.channels[0].recent_completion_p90_ms.map(|ms| ms as f64);
+    assert_eq!(recent, newest(&history.channels["news"]["completion_p90_ms"]));
+    assert!(recent.is_some() && newest(&history.flows["news/high"]["rate_bps"]).is_some());
+    rig.hub.served.hold(Duration::from_millis(700));
+    rig.hub.tick();
+    let held = rig.hub.snapshot().totals;
+    assert_eq!(held.recent_hold_p90_ms, Some(held.hold_ms.p90));
+    rig.hub.tick();
+    let later = rig.hub.snapshot();
+    assert_eq!((later.totals.recent_hold_p90_ms, later.totals.hold_ms.count), (None, 1));
+    assert_eq!(later.channels[0].recent_completion_p90_ms, None);
     // The snapshot reads back as itself: it is the interface of the page and of `status`.
     let snapshot = rig.hub.snapshot();
     let text = serde_json::to_string(&snapshot).unwrap();
