@@ -35,9 +35,9 @@ pub mod urls;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
-use mahp_runtime::ask;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::settings::ConfigCommand;
+use mahp_runtime::{ask, say};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// The whole program: reads arguments, runs until a signal comes. Returns the exit status.
@@ -82,7 +82,7 @@ fn receive(cli: &Cli) -> Result<u8, StartupError> {
         loop {
             let round = stop.child_token();
             let receiver = run::start(config, round.clone()).await?;
-            println!("{}", run::banner(&receiver));
+            say::line(run::banner(&receiver));
             mahp_runtime::notify::ready();
             let next = stop.run_until_cancelled(reloaded(cli, &mut reloads)).await;
             round.cancel();
@@ -122,12 +122,12 @@ fn in_runtime<T>(work: impl Future<Output = Result<T, StartupError>>) -> Result<
 
 fn config_command(cli: &Cli, command: &ConfigCommand) -> Result<u8, StartupError> {
     match command {
-        ConfigCommand::Print { default: true, .. } => print!("{}", config::DEFAULT_FILE),
-        ConfigCommand::Print { file, .. } => print!("{}", config::print(cli, file.as_deref())?),
+        ConfigCommand::Print { default: true, .. } => say::out(config::DEFAULT_FILE),
+        ConfigCommand::Print { file, .. } => say::out(config::print(cli, file.as_deref())?),
         ConfigCommand::Check { file } => {
             let cli = Cli { config: Some(file.clone()), ..Cli::default() };
             config::load(&cli)?;
-            println!("{}: good", file.display());
+            say::line(format_args!("{}: good", file.display()));
         }
     }
     Ok(0)
@@ -138,12 +138,12 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 async fn status(admin: Option<SocketAddr>, json: bool) -> Result<u8, StartupError> {
     let body = ask::admin("mahp-receiver", admin.unwrap_or(ADMIN), "/api/status").await?;
     if json {
-        println!("{}", String::from_utf8_lossy(&body));
+        say::line(String::from_utf8_lossy(&body));
         return Ok(0);
     }
     let snapshot: snapshot::Snapshot =
         serde_json::from_slice(&body).map_err(|e| ask::no_status("mahp-receiver", &e))?;
-    print!("{}", snapshot.text());
+    say::out(snapshot.text());
     Ok(0)
 }
 
@@ -164,8 +164,8 @@ async fn doctor_command(
     let look = move || doctor::diagnose(sessions, || flows.now(&runtime));
     let report = tokio::task::spawn_blocking(look).await.unwrap_or_default();
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
-        false => print!("{}", doctor::text(&report)),
+        true => say::line(serde_json::to_string_pretty(&report).unwrap_or_default()),
+        false => say::out(doctor::text(&report)),
     }
     Ok(report.severity.exit_code())
 }

@@ -7,6 +7,7 @@ use mahp_common::catalog::{Channel, SessionDescription};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
+use mahp_runtime::say;
 use std::fmt::Write as _;
 
 /// Reads the description at `session` and prints it. Nothing is joined, and no key is pinned.
@@ -25,7 +26,7 @@ pub(crate) async fn run(session: String, json: bool) -> Result<u8, StartupError>
     let fetcher = Fetcher::new(concat!("mahp-receiver/", env!("CARGO_PKG_VERSION")));
     match Follower::new(url).look(&fetcher, &trust, Clock::new().wall()).await {
         Look::New(accepted) => {
-            print!("{}", if json { as_json(&accepted.description)? } else { text(&accepted) });
+            say::out(if json { as_json(&accepted.description)? } else { text(&accepted) });
             Ok(0)
         }
         Look::Unreachable(error) | Look::Refused(error) => Err(error),

@@ -89,6 +89,22 @@ fn serve(body: Vec<u8>) -> SocketAddr {
     address
 }
 
+/// `mahp-receiver config print --default | head -1`.
+#[test]
+fn nobody_reads_to_the_end() {
+    let admin = serve(serde_json::to_vec(&mahp_receiver::snapshot::Snapshot::default()).unwrap());
+    let admin = admin.to_string();
+    for args in [&["config", "print", "--default"][..], &["status", "--admin", &admin]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut program = Command::new(env!("CARGO_BIN_EXE_mahp-receiver"));
+        let output = program.args(args).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "{args:?}: {stderr}");
+    }
+}
+
 #[test]
 fn sessions_that_are_none() {
     let says = ["mahp-receiver http://", "@232.1.1.1:5000"];

@@ -140,7 +140,7 @@ impl Relay {
             let what = format!("cannot listen for MoQ on UDP {address}: {e}");
             StartupError::usage("E-MOQ", what, "choose another address with --moq-listen, or leave it out")
         })?;
-        println!("MoQ for others: {}", url(bound, &identity));
+        mahp_runtime::say::line(format_args!("MoQ for others: {}", url(bound, &identity)));
         let (to, copies) = mpsc::channel(QUEUE);
         let relay = Relay { _listener: listener, exchange, clock, copies, channels: BTreeMap::new() };
         Ok((Some(relay), Copies(Some(to))))
