@@ -48,7 +48,7 @@ enum Command {
     Play(PlayArgs),
     /// Many light receivers in one process: what a crowd costs the sender and the origin.
     Crowd(CrowdArgs),
-    /// Glass to glass: a low-latency channel with a clock in its pictures, played by hls.js in Chromium behind the pair.
+    /// Glass to glass: a low-latency channel with a clock in its pictures, played in Chromium behind the pair.
     Latency(LatencyArgs),
     /// `mahp-sender` in a child process of the demo.
     #[command(hide = true, disable_help_flag = true)]
@@ -178,7 +178,10 @@ pub fn main_with_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => suite::compare(&args),
         Command::Plot(args) => suite::plot(&args),
         Command::Play(args) => runtime().and_then(|r| r.block_on(play::play(args))),
-        Command::Latency(args) => runtime().and_then(|r| r.block_on(latency::run(args))),
+        Command::Latency(args) => match latency_namespace(&args) {
+            Ok(()) => runtime().and_then(|r| r.block_on(latency::run(args))),
+            Err(error) => return suite::exit(Err(error)),
+        },
         Command::Crowd(args) => runtime().and_then(|r| r.block_on(crowd::run(args))),
         Command::Sender(args) => {
             let entry = |args| mahp_sender::main_with_args(args).map(|()| 0);
@@ -193,6 +196,11 @@ pub fn main_with_args(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Round-trip times need a network namespace: before the runtime starts threads.
+fn latency_namespace(args: &LatencyArgs) -> Result<(), StartupError> {
+    if args.rtt.is_empty() { Ok(()) } else { crate::net::ns::enter_own() }
 }
 
 /// Runs another program's entry point.

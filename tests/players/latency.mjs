@@ -1,7 +1,8 @@
-// Plays a low-latency channel with hls.js in headless Chromium and reads the clock that is painted into each frame
+// Plays a low-latency channel with hls.js or dash.js in headless Chromium and reads the clock that is painted into each frame
 // (testbed/src/latency/picture.rs): glass to glass, on one machine with one clock.
 // usage: node latency.mjs JOB.json RESULT.json
-// JOB:    { chromium, url, seconds, settle, config }      config: of hls.js, besides lowLatencyMode
+// JOB:    { chromium, url, player, delay, seconds, settle, config }
+//         player: hls.js or dash.js; delay: seconds behind the live edge, of dash.js; config: of hls.js, besides lowLatencyMode
 // RESULT: { frames: [[shown, painted], ...], parts: [{ name, asked, loaded, bytes }], stalls, stalled, played, wall, errors, version }
 //         times in Unix milliseconds; frames of `settle` seconds after the first one are left out.
 import { readFileSync, writeFileSync, createReadStream } from "node:fs";
@@ -12,13 +13,14 @@ import { chromium } from "playwright-core";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const page = `<!doctype html><meta charset="utf-8"><title>latency</title>
-<style>body{margin:0;background:#000}</style><video muted playsinline width="640" height="360"></video><script src="/hls.js"></script>`;
+<style>body{margin:0;background:#000}</style><video muted playsinline width="640" height="360"></video><script src="/hls.js"></script><script src="/dash.js"></script>`;
+const scripts = { "/hls.js": "node_modules/hls.js/dist/hls.min.js", "/dash.js": "node_modules/dashjs/dist/modern/umd/dash.all.min.js" };
 
 function serve() {
   const server = createServer((request, response) => {
-    if (request.url === "/hls.js") {
+    if (scripts[request.url]) {
       response.writeHead(200, { "content-type": "text/javascript" });
-      createReadStream(join(here, "node_modules/hls.js/dist/hls.min.js")).pipe(response);
+      createReadStream(join(here, scripts[request.url])).pipe(response);
     } else {
       response.writeHead(200, { "content-type": "text/html" }).end(page);
     }
@@ -27,7 +29,7 @@ function serve() {
 }
 
 // Runs in the page.
-function play({ url, config }) {
+function play({ url, config, player, delay }) {
   const cells = 48, cell = 13, middle = 16;
   const video = document.querySelector("video");
   const canvas = new OffscreenCanvas(cells * cell, 1);
@@ -54,18 +56,35 @@ function play({ url, config }) {
     video.requestVideoFrameCallback(frame);
   };
   video.requestVideoFrameCallback(frame);
-  const hls = (window.hls = new Hls({ ...config, lowLatencyMode: true }));
-  m.version = Hls.version;
-  hls.on(Hls.Events.ERROR, (_, data) => m.errors.push(`${data.fatal ? "fatal " : ""}${data.type} ${data.details}`));
-  hls.on(Hls.Events.FRAG_LOADED, (_, data) => {
-    const piece = data.part ?? data.frag, stats = piece.stats;
-    m.parts.push({
-      name: piece.relurl.split("/").pop(), part: Boolean(data.part), bytes: stats.loaded,
-      asked: performance.timeOrigin + stats.loading.start, loaded: performance.timeOrigin + stats.loading.end,
+  const name = (path) => path.split("?")[0].split("/").pop();
+  const hlsJs = () => {
+    const hls = (window.hls = new Hls({ ...config, lowLatencyMode: true }));
+    m.version = Hls.version;
+    hls.on(Hls.Events.ERROR, (_, data) => m.errors.push(`${data.fatal ? "fatal " : ""}${data.type} ${data.details}`));
+    hls.on(Hls.Events.FRAG_LOADED, (_, data) => {
+      const piece = data.part ?? data.frag, stats = piece.stats;
+      m.parts.push({
+        name: name(piece.relurl), part: Boolean(data.part), bytes: stats.loaded,
+        asked: performance.timeOrigin + stats.loading.start, loaded: performance.timeOrigin + stats.loading.end,
+      });
     });
-  });
-  hls.loadSource(url);
-  hls.attachMedia(video);
+    hls.loadSource(url);
+    hls.attachMedia(video);
+  };
+  // Whole segments: it reads them as they come and tells of their ends.
+  const dashJs = () => {
+    const dash = (window.dash = dashjs.MediaPlayer().create()), events = dashjs.MediaPlayer.events;
+    m.version = dash.getVersion();
+    dash.updateSettings({ streaming: { delay: { liveDelay: delay } } });
+    dash.on(events.ERROR, (e) => m.errors.push(`dash ${e.error?.code} ${e.error?.message}`));
+    dash.on(events.FRAGMENT_LOADING_COMPLETED, ({ request }) => {
+      if (request.type !== "MediaSegment" || !request.url) return;
+      const at = (date) => (date ? date.getTime() : now());
+      m.parts.push({ name: name(request.url), part: false, bytes: request.bytesLoaded, asked: at(request.startDate), loaded: at(request.endDate) });
+    });
+    dash.initialize(video, url, true);
+  };
+  if (player === "dash.js") dashJs(); else hlsJs();
   video.play().catch((error) => m.errors.push(String(error)));
 }
 
@@ -79,7 +98,7 @@ const browser = await chromium.launch({
 try {
   const tab = await browser.newPage();
   await tab.goto(`http://127.0.0.1:${server.address().port}/`);
-  await tab.evaluate(play, { url: job.url, config: job.config ?? {} });
+  await tab.evaluate(play, { url: job.url, config: job.config ?? {}, player: job.player, delay: job.delay });
   // From the first picture on, as long as it takes to come.
   await tab.waitForFunction(() => window.measured.frames.length > 0, null, { timeout: 60000 }).catch(() => {});
   await tab.waitForTimeout((job.seconds + job.settle) * 1000);

@@ -31,8 +31,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use url::Url;
 
-/// Objects in flight are looked at this often.
+/// Objects in flight are looked at this often, and when the planner says.
 const LOOK: Duration = Duration::from_millis(50);
+/// But not more often than this.
+const LOOK_MIN: Duration = Duration::from_millis(10);
 /// The same while there are none.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -182,10 +184,11 @@ impl Recovery {
             self.planner.handle_input(Input::Object { now, key: w.key, view });
             self.wanted.insert(w.key, w);
         }
-        self.act(now);
+        let planned = self.act(now);
         let hopes = self.wanted.keys().filter_map(|k| Some((*k, self.planner.hope(*k)?))).collect();
         self.hub.set_hopes(hopes);
-        now + if self.wanted.is_empty() { IDLE } else { LOOK }
+        let usual = now + if self.wanted.is_empty() { IDLE } else { LOOK };
+        planned.map_or(usual, |at| at.max(now + LOOK_MIN).min(usual))
     }
 
     fn server(&mut self, url: &Url, weight: u32) -> Server {
@@ -197,8 +200,13 @@ impl Recovery {
         self.servers.iter().find(|(_, id)| **id == server.id).map(|(url, _)| url.clone())
     }
 
-    fn act(&mut self, now: Time) {
-        while let Output::Action(key, action) = self.planner.poll_output() {
+    /// Starts what the planner says. Returns when it wants to see the objects again.
+    fn act(&mut self, now: Time) -> Option<Time> {
+        loop {
+            let (key, action) = match self.planner.poll_output() {
+                Output::Action(key, action) => (key, action),
+                Output::Timeout(at) => return at,
+            };
             if !self.start(key, &action) {
                 let outcome = match action {
                     Action::Report => Outcome::Unreported,

@@ -15,7 +15,6 @@ use mahp_receiver::snapshot::Snapshot;
 use mahp_runtime::config::Span;
 use mahp_runtime::shutdown;
 use pair::Pair;
-pub(crate) use pair::{DOWNSTREAM, UPSTREAM};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use url::Url;
 
 /// Where the sender sends from.
-pub(crate) const UPSTREAM: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub(super) const UPSTREAM: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Where receivers hear the link from; what the sender announces.
-pub(crate) const DOWNSTREAM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub(super) const DOWNSTREAM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The receiver's usual port.
 const PORT: u16 = 7790;
 /// A start takes a second or two; a loaded machine more.

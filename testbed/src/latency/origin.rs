@@ -1,23 +1,30 @@
-//! A low-latency HLS origin: parts as files of their own, reloads that block, and a log of when it had what and gave it to whom.
+//! A low-latency origin, and a log of when it had what and gave it to whom. HLS: parts as files of their own, reloads that block.
+//! DASH: segments that are sent while they are made, a chunk for each part.
 
 use super::encoder::{Encoder, Spec};
 use super::picture;
+use crate::presentation::iso8601;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body::{Body, Frame};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use mahp_common::{Digest, WallTime};
 use mahp_runtime::clock::Clock;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Complete segments that are listed.
@@ -40,6 +47,8 @@ pub struct Times {
     pub taken: Option<u64>,
     /// Its bytes.
     pub bytes: u64,
+    /// Their digest.
+    pub digest: Option<Digest>,
 }
 
 /// Parts by segment and number.
@@ -57,7 +66,26 @@ struct Content {
     segments: VecDeque<Segment>,
     /// The one that is growing.
     growing: Option<Segment>,
+    /// When the first frame was painted, Unix milliseconds.
+    began: u64,
     log: Log,
+}
+
+type Sent = BoxBody<Bytes, Infallible>;
+
+/// A body of parts that are not there yet.
+struct Parts(mpsc::Receiver<Bytes>);
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|part| part.map(|part| Ok(Frame::data(part))))
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +107,11 @@ pub struct Origin {
 
 impl Origin {
     /// Starts to encode and to serve. `hold_back`: PART-HOLD-BACK.
-    pub async fn start(spec: Spec, hold_back: Duration) -> anyhow::Result<Origin> {
+    pub async fn start(
+        spec: Spec,
+        hold_back: Duration,
+        listener: std::net::TcpListener,
+    ) -> anyhow::Result<Origin> {
         let mut encoder = Encoder::start(spec)?;
         let init = encoder.init().await?;
         let shared = Arc::new(Shared {
@@ -89,7 +121,8 @@ impl Origin {
             content: Mutex::new(Content { init, ..Content::default() }),
             changes: watch::Sender::new(0),
         });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let (growing, serving) =
@@ -101,9 +134,9 @@ impl Origin {
         Ok(Origin { address, shared, _stop: stop.drop_guard() })
     }
 
-    /// The master playlist.
-    pub fn url(&self) -> String {
-        format!("http://{}/ll/master.m3u8", self.address)
+    /// A file of the channel: `master.m3u8` or `manifest.mpd`.
+    pub fn url(&self, file: &str) -> String {
+        format!("http://{}/ll/{file}", self.address)
     }
 
     /// Waits until there are complete segments.
@@ -138,7 +171,11 @@ async fn grow(shared: Arc<Shared>, mut encoder: Encoder) {
         let (segment, place) =
             (number / u64::from(spec.segment_parts), number % u64::from(spec.segment_parts));
         let ready = shared.clock.wall().unix_millis();
-        let times = Times { painted: last, ready, taken: None, bytes: part.len() as u64 };
+        let digest = Some(Digest::of(&part));
+        let times = Times { painted: last, ready, taken: None, bytes: part.len() as u64, digest };
+        if number == 0 {
+            shared.content().began = painted_at(0);
+        }
         shared.content().add((segment, place), part, times, spec);
         shared.changes.send_modify(|n| *n += 1);
     }
@@ -229,6 +266,43 @@ impl Shared {
         text
     }
 
+    /// The MPD: the presentation began when the first frame was painted.
+    fn mpd(&self, began: u64) -> String {
+        let part = self.part_duration();
+        let duration = part * f64::from(self.spec.segment_parts);
+        format!(
+            "<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" profiles=\"urn:mpeg:dash:profile:isoff-live:2011\" type=\"dynamic\" \
+             availabilityStartTime=\"{}\" minimumUpdatePeriod=\"PT30S\" timeShiftBufferDepth=\"PT20S\" minBufferTime=\"PT1S\" \
+             maxSegmentDuration=\"PT{duration}S\" suggestedPresentationDelay=\"PT{}S\">\
+             <ServiceDescription id=\"0\"><Latency target=\"{}\"/></ServiceDescription>\
+             <Period id=\"0\" start=\"PT0S\"><AdaptationSet contentType=\"video\" mimeType=\"video/mp4\" segmentAlignment=\"true\">\
+             <SegmentTemplate timescale=\"1000\" duration=\"{}\" startNumber=\"0\" media=\"s$Number$.m4s\" initialization=\"init.mp4\" \
+             availabilityTimeOffset=\"{:.3}\" availabilityTimeComplete=\"false\"/>\
+             <Representation id=\"v\" bandwidth=\"{}\" codecs=\"avc1.42c01f\" width=\"{}\" height=\"{}\" frameRate=\"{}\"/>\
+             </AdaptationSet></Period><UTCTiming schemeIdUri=\"urn:mpeg:dash:utc:http-iso:2014\" value=\"time\"/></MPD>",
+            iso8601(WallTime::from_unix_millis(began)),
+            self.hold_back.as_secs_f64(),
+            self.hold_back.as_millis(),
+            duration * 1000.0,
+            duration - part,
+            self.spec.bitrate_bps * 11 / 10,
+            picture::WIDTH,
+            picture::HEIGHT,
+            picture::RATE,
+        )
+    }
+
+    /// A part, and a note of when the sender had it.
+    fn take(&self, number: u64, place: u64, by_sender: bool) -> Option<Bytes> {
+        let now = self.clock.wall().unix_millis();
+        let mut content = self.content();
+        let part = content.part(number, place)?;
+        if let Some(times) = content.log.get_mut(&(number, place)).filter(|_| by_sender) {
+            times.taken.get_or_insert(now);
+        }
+        Some(part)
+    }
+
     /// Waits until `there` is.
     async fn wait(&self, there: impl Fn(&Content) -> bool) {
         let mut changes = self.changes.subscribe();
@@ -253,23 +327,30 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTok
     }
 }
 
-async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Sent> {
     let name = request.uri().path().rsplit('/').next().unwrap_or_default();
     let query = request.uri().query().unwrap_or_default();
     let number = |key: &str| {
         query.split('&').find_map(|p| p.strip_prefix(key)?.strip_prefix('=')?.parse::<u64>().ok())
     };
+    let whole = |body: Bytes| Full::new(body).boxed();
+    let began = shared.content().began;
     let (body, kind) = match name {
-        "master.m3u8" => (Some(shared.master().into()), "application/vnd.apple.mpegurl"),
+        "master.m3u8" => (Some(whole(shared.master().into())), "application/vnd.apple.mpegurl"),
         "media.m3u8" => {
             if let Some(sequence) = number("_HLS_msn") {
                 let asked = (sequence, number("_HLS_part").unwrap_or(u64::MAX));
                 shared.wait(|content| content.next() > asked).await;
             }
-            (Some(shared.media().into()), "application/vnd.apple.mpegurl")
+            (Some(whole(shared.media().into())), "application/vnd.apple.mpegurl")
         }
-        "init.mp4" => (Some(shared.content().init.clone()), "video/mp4"),
-        _ => (media(shared, request, name).await, "video/iso.segment"),
+        "manifest.mpd" => (Some(whole(shared.mpd(began).into())), "application/dash+xml"),
+        "time" => (Some(whole(iso8601(shared.clock.wall()).into())), "text/plain"),
+        "init.mp4" => (Some(whole(shared.content().init.clone())), "video/mp4"),
+        _ => match growing(shared, request, name).await {
+            Some(body) => (Some(body), "video/mp4"),
+            None => (media(shared, request, name).await.map(whole), "video/iso.segment"),
+        },
     };
     let cache = if kind.starts_with("video") { "max-age=60" } else { "no-cache" };
     let status = if body.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
@@ -278,8 +359,28 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<B
         .header(header::CONTENT_TYPE, kind)
         .header(header::CACHE_CONTROL, cache)
         .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
-        .body(Full::new(body.unwrap_or_default()))
+        .body(body.unwrap_or_else(|| whole(Bytes::new())))
         .expect("constant headers are valid")
+}
+
+/// `sN.m4s`, which is being made or comes next: its parts as they come, without a length.
+async fn growing(shared: &Arc<Shared>, request: &Request<Incoming>, name: &str) -> Option<Sent> {
+    let number: u64 = name.strip_prefix('s')?.strip_suffix(".m4s")?.parse().ok()?;
+    if number != shared.content().next().0 {
+        return None;
+    }
+    let (send, receive) = mpsc::channel(1);
+    let (shared, by_sender) = (shared.clone(), is_by_sender(request));
+    tokio::spawn(async move {
+        for place in 0..u64::from(shared.spec.segment_parts) {
+            shared.wait(|content| content.part(number, place).is_some()).await;
+            let Some(part) = shared.take(number, place, by_sender) else { return };
+            if send.send(part).await.is_err() {
+                return;
+            }
+        }
+    });
+    Some(Parts(receive).boxed())
 }
 
 /// `sN.m4s` or `sN.pM.m4s`. The part that was hinted at is waited for.
@@ -294,14 +395,10 @@ async fn media(shared: &Shared, request: &Request<Incoming>, name: &str) -> Opti
     if (number, place) == shared.content().next() {
         shared.wait(|content| content.part(number, place).is_some()).await;
     }
-    let now = shared.clock.wall().unix_millis();
-    let mut content = shared.content();
-    let part = content.part(number, place)?;
+    shared.take(number, place, is_by_sender(request))
+}
+
+fn is_by_sender(request: &Request<Incoming>) -> bool {
     let agent = request.headers().get(header::USER_AGENT).and_then(|a| a.to_str().ok());
-    if agent.is_some_and(|a| a.starts_with("mahp-sender"))
-        && let Some(times) = content.log.get_mut(&(number, place))
-    {
-        times.taken.get_or_insert(now);
-    }
-    Some(part)
+    agent.is_some_and(|a| a.starts_with("mahp-sender"))
 }

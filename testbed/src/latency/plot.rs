@@ -51,7 +51,7 @@ fn course(out: &mut String, runs: &[Figures], most: f64) {
             "<polyline fill=\"none\" stroke=\"{colour}\" points=\"{}\"/><text x=\"{}\" y=\"18\" fill=\"{colour}\">{} % loss</text>",
             points.join(" "),
             LEFT + 400.0 + 90.0 * i as f64,
-            run.loss * 100.0
+            run.path.loss * 100.0
         );
     }
     let _ = writeln!(
@@ -74,7 +74,7 @@ fn stages(out: &mut String, runs: &[Figures], most: f64) {
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{} %</text>",
             LEFT - 6.0,
             y + 16.0,
-            run.loss * 100.0
+            run.path.loss * 100.0
         );
         for ((stage, colour), (name, _)) in run.stages.iter().zip(COLOURS).zip(STAGES) {
             let wide = width * stage.p50 / most;

@@ -10,6 +10,7 @@ use crate::link::{self, Link};
 use anyhow::Context;
 use mahp_common::catalog::SessionDescription;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Port of what a program offers, in namespaces.
@@ -20,6 +21,8 @@ const ADMIN_PORT: u16 = 7791;
 const MORE: Ipv4Addr = Ipv4Addr::new(10, 77, 128, 1);
 /// The same on the loopback interface, which has them all.
 const MORE_ON_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 77, 128, 1);
+/// Hosts made by this process.
+static MADE: AtomicU32 = AtomicU32::new(0);
 /// The interface of every host.
 pub const INTERFACE: &str = "eth0";
 
@@ -200,8 +203,10 @@ fn host(netlink: &mut Netlink, name: &str, leg: usize, number: u16) -> anyhow::R
     let [high, low] = number.to_be_bytes();
     let address = Ipv4Addr::new(10, 77, high, low);
     let address6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number);
-    // Names have 15 letters at most; the number makes them unique, the process id tells whose they are.
-    let hub = format!("mahp{leg}-{}", std::process::id() % 1_000_000);
+    // Names have 15 letters at most; the numbers make them unique (the kernel takes its time to remove those of a run before), the
+    // process id tells whose they are.
+    let made = MADE.fetch_add(1, Ordering::Relaxed) % 10_000;
+    let hub = format!("mh{made}-{}", std::process::id() % 1_000_000);
     netlink.veth(
         End { name: &hub, mac: mac(number, 0) },
         End { name: INTERFACE, mac: mac(number, 1) },

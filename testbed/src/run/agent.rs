@@ -14,12 +14,12 @@ type Question = (Url, oneshot::Sender<Option<Bytes>>);
 
 /// See the module. Dropping it ends the thread.
 #[derive(Clone, Debug)]
-pub(super) struct Agent {
+pub(crate) struct Agent {
     questions: mpsc::UnboundedSender<Question>,
 }
 
 impl Agent {
-    pub(super) fn start(namespace: Option<&Namespace>) -> anyhow::Result<Agent> {
+    pub(crate) fn start(namespace: Option<&Namespace>) -> anyhow::Result<Agent> {
         let (questions, mut asked) = mpsc::unbounded_channel::<Question>();
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -44,7 +44,7 @@ impl Agent {
     }
 
     /// The body of a good answer; `None`: there was none in time.
-    pub(super) async fn get(&self, url: &str) -> Option<Bytes> {
+    pub(crate) async fn get(&self, url: &str) -> Option<Bytes> {
         let (answer, answered) = oneshot::channel();
         self.questions.send((Url::parse(url).ok()?, answer)).ok()?;
         answered.await.ok().flatten()

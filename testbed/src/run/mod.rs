@@ -1,6 +1,6 @@
 //! Runs a scenario: namespaces, programs, players, events, samples; and takes everything down again.
 
-mod agent;
+pub(crate) mod agent;
 mod collect;
 pub mod external;
 pub mod leftovers;
