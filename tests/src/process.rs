@@ -79,6 +79,12 @@ impl Process {
         }
     }
 
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Ends it: TERM, and KILL when it has not gone after 5 s.
     pub fn stop(&mut self) {
         if self.ended().is_some() {
@@ -88,9 +94,7 @@ impl Process {
         let until = Instant::now() + Duration::from_secs(5);
         while self.ended().is_none() {
             if Instant::now() > until {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
+                return self.kill();
             }
             std::thread::sleep(Duration::from_millis(20));
         }

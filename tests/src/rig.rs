@@ -13,6 +13,7 @@ use mahp_common::catalog::{SessionDescription, WELL_KNOWN_PATH};
 use mahp_testbed::link::{Impairment, Link, Percent, endpoints};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -118,6 +119,8 @@ pub struct Rig {
     /// The first receiver.
     pub receiver: Receiver,
     sender: Process,
+    /// Program and arguments.
+    sender_command: Vec<OsString>,
     sender_admin: String,
     link: Option<Lossy>,
     session: String,
@@ -189,7 +192,10 @@ impl Rig {
         };
         let receiver = Receiver::start("receiver", &dir, place, &session, &channels, setup.receiver)
             .with_context(|| sender.tail())?;
-        Ok(Rig { receiver, sender, sender_admin: admin, link, session, channels, place: place.clone(), dir })
+        let sender_command =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(OsString::from).collect();
+        let place = place.clone();
+        Ok(Rig { receiver, sender, sender_command, sender_admin: admin, link, session, channels, place, dir })
     }
 
     /// One more receiver of the same sender.
@@ -235,6 +241,21 @@ impl Rig {
     /// Ends the sender.
     pub fn stop_sender(&mut self) {
         self.sender.stop();
+    }
+
+    /// Ends the sender without a word, as a crash.
+    pub fn kill_sender(&mut self) {
+        self.sender.kill();
+    }
+
+    /// Starts the sender again, with the same options and the same key.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_sender(&mut self) -> anyhow::Result<()> {
+        let (program, arguments) = self.sender_command.split_first().context("no sender")?;
+        self.sender = Process::start("sender-again", &self.dir, Command::new(program).args(arguments))?;
+        Ok(())
     }
 
     /// The last lines of both programs: for reports of failures.

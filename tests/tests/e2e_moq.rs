@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// Segments of a pass of the channel, of a second each.
@@ -25,6 +25,12 @@ const LEN: usize = 300_000;
 const POLL: Duration = Duration::from_millis(250);
 /// Until a segment that was listed is here, and the next is listed. Generous: build machines are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the sender is away.
+const OUTAGE: Duration = Duration::from_secs(5);
+/// Longest time between two segments: what a player has that begins three of them behind the live edge, and a pause of a loaded
+/// machine.
+const STALL: Duration = Duration::from_secs(8);
 
 /// The receiver's count of objects that a MoQ subscription brought.
 const HEARD: &str = "mahp_receiver_repair_requests_total{what=\"moq_objects_heard\"}";
@@ -91,6 +97,51 @@ fn play(
         std::thread::sleep(POLL);
     }
     Ok(sources)
+}
+
+/// A player that goes on whatever happens. It leaves nothing out, plays nothing twice, and compares.
+struct Steady {
+    /// Number of its newest segment in the channel.
+    at: Option<usize>,
+    /// When it had that, and the longest time between two.
+    last: Instant,
+    longest: Duration,
+}
+
+impl Steady {
+    fn new() -> Steady {
+        Steady { at: None, last: Instant::now(), longest: Duration::ZERO }
+    }
+
+    /// Loads what is new.
+    fn step(&mut self, receiver: &Receiver, root: &Path) -> anyhow::Result<()> {
+        std::thread::sleep(POLL);
+        let Ok(playlist) = client::get(&receiver.url("media.m3u8"), &[]) else { return Ok(()) };
+        let text = String::from_utf8_lossy(&playlist.body).into_owned();
+        let listed = text.lines().filter_map(|line| Some((number(line)?, line)));
+        let new: Vec<(usize, &str)> = listed.filter(|(n, _)| self.at.is_none_or(|at| at < *n)).collect();
+        for (number, name) in new {
+            ensure!(self.at.is_none_or(|at| number == at + 1), "{:?} is followed by {number}", self.at);
+            let answer = client::get(&receiver.url(name), &[])?;
+            ensure!(answer.status == 200, "{name}: {}", answer.status);
+            ensure!(
+                answer.body == fs::read(root.join("tv").join(looped::file(name)))?,
+                "{name}: other bytes than the origin's ({})",
+                answer.source()
+            );
+            if self.at.replace(number).is_some() {
+                self.longest = self.longest.max(self.last.elapsed());
+            }
+            self.last = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+/// Number of a segment in the channel, from its line in the playlist: `pass2-s3.ts`.
+fn number(line: &str) -> Option<usize> {
+    let (pass, segment) = line.strip_prefix("pass")?.split_once("-s")?;
+    Some(pass.parse::<usize>().ok()? * SEGMENTS + segment.strip_suffix(".ts")?.parse::<usize>().ok()?)
 }
 
 /// Bytes of complete objects that came this way.
@@ -241,5 +292,45 @@ fn a_receiver_is_the_publisher_of_another() -> anyhow::Result<()> {
         played += play(&second, &root, 1, &mut seen).inspect_err(report)?.len();
     }
     ensure!(rig.receiver.metric(HEARD) > 0.0, "the first had nothing to pass on");
+    Ok(())
+}
+
+/// The sender crashes in mid-play and comes back with another certificate and port: the session description tells both.
+#[test]
+fn a_sender_that_was_restarted_is_found_again() -> anyhow::Result<()> {
+    let root = content("moq-restart")?;
+    let origin = Origin::start(&root)?;
+    let mut rig = Rig::start("moq-restart", &origin, "looped/tv/master.m3u8", &LOSSY)?;
+    let mut player = Steady::new();
+    // Until MoQ repairs what the link loses, twice: before the crash, and after it.
+    for life in 0..2 {
+        let until = Instant::now() + PATIENCE;
+        let now = |rig: &Rig| {
+            (
+                bytes_by(&rig.receiver, "moq"),
+                bytes_by(&rig.receiver, "multicast"),
+                rig.receiver.metric(RECORDS),
+            )
+        };
+        let before = now(&rig);
+        loop {
+            player.step(&rig.receiver, &root).with_context(|| rig.tails())?;
+            let (moq, multicast, records) = now(&rig);
+            if moq > before.0 && multicast > before.1 + LEN as u64 && records > before.2 {
+                break;
+            }
+            ensure!(Instant::now() < until, "no repair over MoQ in life {life}\n{}", rig.tails());
+        }
+        if life == 0 {
+            rig.kill_sender();
+            let outage = Instant::now() + OUTAGE;
+            while Instant::now() < outage {
+                player.step(&rig.receiver, &root).with_context(|| rig.tails())?;
+            }
+            rig.restart_sender()?;
+        }
+    }
+    tools::say(&format!("sender restarted: {:?} at most between two segments", player.longest));
+    ensure!(player.longest < STALL, "{:?} between two segments\n{}", player.longest, rig.tails());
     Ok(())
 }

@@ -19,7 +19,7 @@ use mahp_moq::manifest;
 use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError, Start};
 use mahp_moq::publisher::namespace;
 use mahp_moq::wire::LocationRange;
-use mahp_moq::{Object, TrackName, limits};
+use mahp_moq::{Location, Object, TrackName, limits};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -47,10 +47,16 @@ pub(crate) async fn follow(publishers: Publishers) {
     let mut running: HashMap<RenditionKey, Running> = HashMap::new();
     loop {
         let followed = publishers.hub.followed();
+        // How far it was with publishers that have another URL now: a sender that was restarted.
+        let mut moved: HashMap<RenditionKey, Option<u64>> = HashMap::new();
         running.retain(|key, running| {
-            let goes_on = followed.iter().any(|f| f.rendition == *key && f.is_same(&running.what));
+            let now = followed.iter().find(|f| f.rendition == *key);
+            let goes_on = now.is_some_and(|f| f.is_same(&running.what));
             if !goes_on {
                 running.task.abort();
+            }
+            if now.is_some_and(|f| f.key == running.what.key) {
+                moved.insert(key.clone(), *running.newest.borrow());
             }
             goes_on && !running.task.is_finished()
         });
@@ -58,8 +64,9 @@ pub(crate) async fn follow(publishers: Publishers) {
             let silent = what.silent;
             let known = running.entry(what.rendition.clone()).or_insert_with(|| {
                 let (tell, told) = watch::channel(silent);
-                let one = One::new(publishers.clone(), what.clone(), told);
-                Running { what, silent: tell, task: tasks.spawn(one.run()) }
+                let after = moved.remove(&what.rendition).flatten();
+                let (one, newest) = One::new(publishers.clone(), what.clone(), told, after);
+                Running { what, silent: tell, newest, task: tasks.spawn(one.run()) }
             });
             known.silent.send_if_modified(|before| std::mem::replace(before, silent) != silent);
         }
@@ -71,6 +78,8 @@ pub(crate) async fn follow(publishers: Publishers) {
 struct Running {
     what: Followed,
     silent: watch::Sender<bool>,
+    /// Group of its newest record.
+    newest: watch::Receiver<Option<u64>>,
     task: AbortHandle,
 }
 
@@ -80,6 +89,8 @@ struct One {
     what: Followed,
     /// Whether multicast is.
     silent: watch::Receiver<bool>,
+    /// Group of the newest record, this publisher's or the one's before it: groups grow over restarts.
+    newest: watch::Sender<Option<u64>>,
     /// What the records that came describe, by group.
     described: BTreeMap<u64, Toi>,
     /// Objects whose records did not yet.
@@ -95,8 +106,16 @@ struct Ears {
 }
 
 impl One {
-    fn new(publishers: Publishers, what: Followed, silent: watch::Receiver<bool>) -> One {
-        One { publishers, what, silent, described: BTreeMap::new(), waiting: VecDeque::new() }
+    /// `after`: the group of the newest record that is known.
+    fn new(
+        publishers: Publishers,
+        what: Followed,
+        silent: watch::Receiver<bool>,
+        after: Option<u64>,
+    ) -> (One, watch::Receiver<Option<u64>>) {
+        let (newest, told) = watch::channel(after);
+        let (described, waiting) = (BTreeMap::new(), VecDeque::new());
+        (One { publishers, what, silent, newest, described, waiting }, told)
     }
 
     /// Until the publisher ends the records, or for ever.
@@ -104,7 +123,9 @@ impl One {
         self.wait_for_catalog().await;
         let mut reading = JoinSet::new();
         let (to, mut records) = mpsc::channel(QUEUE);
-        self.subscribe(&mut reading, Kind::Manifest, to);
+        let behind = |group: u64| Start::At(Location::new(group.saturating_add(1), 0));
+        let start = self.newest.borrow().map_or(Start::Latest, behind);
+        self.subscribe(&mut reading, Kind::Manifest, start, to);
         let mut ears: Option<Ears> = None;
         loop {
             let silent = *self.silent.borrow_and_update();
@@ -162,11 +183,11 @@ impl One {
     }
 
     /// Reads a track into `to`, through any number of sessions.
-    fn subscribe(&self, tasks: &mut JoinSet<()>, kind: Kind, to: mpsc::Sender<Object>) {
+    fn subscribe(&self, tasks: &mut JoinSet<()>, kind: Kind, start: Start, to: mpsc::Sender<Object>) {
         let RenditionKey { channel, rendition } = &self.what.rendition;
         let track = TrackName::new(namespace(channel), kind.track(rendition));
         let dial = To { sessions: self.publishers.sessions.clone(), url: self.what.publisher.clone() };
-        let mut follower = Follower::new(dial, track, Start::Latest, fastrand::u64(..));
+        let mut follower = Follower::new(dial, track, start, fastrand::u64(..));
         tasks.spawn(async move {
             while let Some(object) = follower.next().await {
                 if to.send(object).await.is_err() {
@@ -181,7 +202,7 @@ impl One {
         let mut tasks = JoinSet::new();
         let (to, objects) = mpsc::channel(QUEUE);
         for kind in [Kind::Media, Kind::Documents] {
-            self.subscribe(&mut tasks, kind, to.clone());
+            self.subscribe(&mut tasks, kind, Start::Latest, to.clone());
         }
         Ears { _tasks: tasks, objects, until: None }
     }
@@ -200,7 +221,13 @@ impl One {
         };
         count("moq_records");
         let group = record.at.group;
-        let newest = self.described.last_key_value().is_none_or(|(largest, _)| *largest < group);
+        let newest = self.newest.send_if_modified(|largest| {
+            let newer = largest.is_none_or(|largest| largest < group);
+            if newer {
+                *largest = Some(group);
+            }
+            newer
+        });
         self.publishers.copies.record(&self.what.rendition, file.toi, &record.payload);
         let control = Control::Description { newest, instance: record.payload };
         self.publishers.hub.tell(&self.what.rendition, control);
