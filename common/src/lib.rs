@@ -15,6 +15,7 @@
 //! | RFC 3926, RFC 6726, 3GPP TS 26.346, ETSI TS 103 769 FDT | [`wire::fdt`] |
 //! | RFC 8216 HLS | [`manifest::hls`] |
 //! | ISO/IEC 23009-1 DASH | [`manifest::dash`] |
+//! | ISO/IEC 23000-19 CMAF chunks | [`chunks`] |
 //! | RFC 8032 Ed25519 | [`auth`] |
 //! | Session description, exports | [`catalog`] |
 //!
@@ -27,6 +28,7 @@
 
 pub mod auth;
 pub mod catalog;
+pub mod chunks;
 pub mod drop;
 pub mod export;
 pub mod fec;

@@ -103,6 +103,8 @@ pub trait Library: Send + Sync + 'static {
     /// Looks up, and counts as a viewer's demand: joins the rendition (and the channel's manifest flow) if need be.
     /// `range`: inclusive byte range asked for, `None` = whole.
     fn demand(&self, url: &Url, range: Option<(u64, Option<u64>)>) -> Availability;
+    /// The piece of a resource that holds this byte, whether or not the rest is here.
+    fn piece(&self, url: &Url, at: u64) -> Option<Arc<Stored>>;
     /// Newest multicast (or unicast) version of a manifest; counts as demand.
     fn manifest(&self, url: &Url) -> Option<ManifestState>;
     /// A counter that changes whenever an object is stored or lost, or a flow's state changes: await a change, ask again.

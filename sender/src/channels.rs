@@ -137,11 +137,16 @@ struct Starting<'a> {
 }
 
 impl Starting<'_> {
+    /// Whether parts or chunks of segments are carried, each as soon as it exists.
+    fn is_low_latency(&self) -> bool {
+        self.config.low_latency && self.channel.part_target_ms.is_some()
+    }
+
     fn live_hls(&mut self, found: Found) {
         let options = FollowOptions {
             carry_keys: self.config.carry_keys,
             repeat: self.config.repeat,
-            low_latency: self.config.low_latency && self.channel.part_target_ms.is_some(),
+            low_latency: self.is_low_latency(),
         };
         if let (Some(manifest), Some(r)) = (found.manifest, manifest_rendition(self.channel)) {
             let (origin, sink) = self.flow(r);
@@ -172,7 +177,9 @@ impl Starting<'_> {
             let Some(r) = by_id(self.channel, &f.id) else { continue };
             let What::Dash(rung) = f.what else { continue };
             let (origin, sink) = self.flow(r);
-            let task = dash_live::follow(origin, Arc::new(sink), feed.clone(), ladder.clone(), rung, report);
+            let (sink, low_latency) = (Arc::new(sink), self.is_low_latency());
+            let task =
+                dash_live::follow(origin, sink, feed.clone(), ladder.clone(), rung, low_latency, report);
             self.work(r, task);
         }
         drop(feed);

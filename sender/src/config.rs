@@ -152,7 +152,7 @@ pub struct ChannelSettings {
     /// Put AES-128 keys on multicast too: everybody in reach can then watch [default: false]
     #[arg(long, env = "MAHP_SENDER_CARRY_KEYS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub carry_keys: Option<bool>,
-    /// Of a low-latency HLS playlist, carry the parts (EXT-X-PART), each as soon as it exists (experimental) [default: false]
+    /// Carry the parts of low-latency HLS (EXT-X-PART) and the CMAF chunks of low-latency DASH, each as soon as it exists (experimental) [default: false]
     #[arg(long, env = "MAHP_SENDER_LOW_LATENCY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub low_latency: Option<bool>,
 }

@@ -6,6 +6,7 @@ use super::access::{Listing, is_channel_host};
 use super::ask::Ask;
 use super::body::Body;
 use super::errors::Refusal;
+use super::growing::{self, send_growing};
 use super::large::send_large;
 use super::pieces::{covers, send_pieces, worst_source};
 use super::{headers, manifest, send};
@@ -56,6 +57,7 @@ pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
             send::send_stream(front, ask, Source::Unicast, entity, have, || Body::from(payload))
         }
         Got::Manifest(fetched) => manifest::serve_fetched(front, ask, fetched).await,
+        Got::Growing(first) => send_growing(front, ask, &first),
         Got::Large(large) => send_large(front, ask, *large).await,
         Got::Refused(refused) => send::pass_on(ask, &refused),
         Got::Nothing(refusal) => refusal.response(&ask.headers),
@@ -83,6 +85,8 @@ enum Got {
     Pieces(Vec<Arc<Stored>>, HeaderValue),
     /// Its time is up, but its bytes are coming by unicast: the viewer gets them as they come.
     Coming(Arc<Flight>, Arc<Head>),
+    /// Of a segment that is still being made: its first chunk.
+    Growing(Arc<Stored>),
     Private(Arc<Fetched>),
     Manifest(Arc<Fetched>),
     Large(Box<Large>),
@@ -168,6 +172,9 @@ impl<'a> Hunt<'a> {
                 }
                 Availability::Coming { .. } | Availability::Expected { .. } => self.waited = true,
                 Availability::Here(_) | Availability::NotComing | Availability::Allowed => {}
+            }
+            if let Some(first) = growing::begun(self.front, self.ask) {
+                return Got::Growing(first);
             }
             if now >= self.deadline {
                 return self.time_is_up();

@@ -9,6 +9,7 @@ pub mod body;
 pub mod cmcd;
 pub mod cors;
 pub mod errors;
+pub mod growing;
 pub mod headers;
 pub mod large;
 pub mod manifest;

@@ -12,15 +12,18 @@ use mahp_common::Payload;
 use std::sync::Arc;
 
 /// Bytes of a resource that follow on each other.
-struct Stretch {
-    first: u64,
-    payload: Payload,
-    complete: Option<u64>,
+pub(super) struct Stretch {
+    /// Where they begin.
+    pub(super) first: u64,
+    /// They.
+    pub(super) payload: Payload,
+    /// Length of the resource, where known.
+    pub(super) complete: Option<u64>,
 }
 
 impl Stretch {
     /// Of pieces in order, which may overlap. `None`: there are gaps, or nothing.
-    fn of(pieces: &[Arc<Stored>]) -> Option<Stretch> {
+    pub(super) fn of(pieces: &[Arc<Stored>]) -> Option<Stretch> {
         let first = pieces.first()?.meta.range.map_or(0, |r| r.first);
         let (mut end, mut complete, mut chunks) = (first, None, Vec::new());
         for piece in pieces {
@@ -37,7 +40,8 @@ impl Stretch {
         Some(Stretch { first, payload: Payload::from_chunks(chunks), complete })
     }
 
-    const fn end(&self) -> u64 {
+    /// The byte behind them.
+    pub(super) const fn end(&self) -> u64 {
         self.first + self.payload.len()
     }
 }

@@ -64,6 +64,11 @@ impl Library for Hub {
         })
     }
 
+    fn piece(&self, url: &Url, at: u64) -> Option<Arc<Stored>> {
+        let state = self.state();
+        state.store.holding(&state.urls.key(url), at).cloned()
+    }
+
     fn manifest(&self, url: &Url) -> Option<ManifestState> {
         self.with(|state, now| {
             let key = state.urls.key(url);

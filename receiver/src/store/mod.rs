@@ -191,6 +191,12 @@ impl Store {
         before.find(|(start, old)| has_all(**start, old.payload.len())).map(|(start, _)| *start)
     }
 
+    /// A piece that holds this byte.
+    pub fn holding(&self, key: &ResourceKey, at: u64) -> Option<&Arc<Stored>> {
+        let mut before = self.resources.get(key)?.pieces.range(..=at).rev();
+        before.find(|(first, piece)| first.saturating_add(piece.payload.len()) > at).map(|(_, piece)| piece)
+    }
+
     /// What had to make way for others since the last call.
     pub fn take_evicted(&mut self) -> Vec<PieceKey> {
         std::mem::take(&mut self.evicted)

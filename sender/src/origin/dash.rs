@@ -17,6 +17,8 @@ use url::Url;
 
 /// A file that is addressed by SegmentBase is carried in blocks of this size.
 const BLOCK: u64 = 1 << 20;
+/// Chunks are believed to be at least this long.
+const CHUNK_MIN: Duration = Duration::from_millis(100);
 
 /// One version of an MPD.
 #[derive(Clone, Debug)]
@@ -113,7 +115,7 @@ pub fn discover(origin: &Origin, config: &ChannelConfig, response: &Response) ->
         format: Format::Dash,
         live: mpd.dynamic,
         target_duration,
-        part_target: None,
+        part_target: chunk_target(&mpd, now),
         manifest: Some(Manifest { url: config.url.clone(), object: first.object.clone() }),
         renditions,
         prefixes: prefixes(config, &mpd, response, now),
@@ -147,6 +149,15 @@ fn rendition(url: &Url, rung: usize, r: &Representation) -> FoundRendition {
         language: r.language.clone(),
         what: What::Dash(rung),
     }
+}
+
+/// Longest chunk, about: what is to come of a segment when it may be asked for. `None`: segments are complete by then.
+fn chunk_target(mpd: &Mpd, now: WallTime) -> Option<Duration> {
+    let of = |r: &Representation| {
+        let (early, last) = (r.early()?, mpd.segments(r, now).pop()?);
+        Some(last.duration.saturating_sub(early).clamp(CHUNK_MIN, last.duration.max(CHUNK_MIN)))
+    };
+    mpd.representations.iter().filter(|_| mpd.dynamic).filter_map(of).max()
 }
 
 fn longest(mpd: &Mpd, now: WallTime) -> Duration {

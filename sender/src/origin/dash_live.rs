@@ -1,6 +1,7 @@
 //! Follows a dynamic MPD: one task reloads it and carries each version, one task for each rendition fetches segments as they
 //! become available, by the clock ($Number$) or by the list (SegmentTimeline).
 
+use super::chunks::{Chunks, Ready};
 use super::dash::{Ladder, MpdVersion, init_want, segment_want, version};
 use super::outbox::{Outbox, Step};
 use super::utc::Offset;
@@ -166,13 +167,15 @@ fn period(mpd: &Mpd) -> Duration {
     mpd.minimum_update_period.unwrap_or(POLL_MAX).clamp(POLL_MIN, POLL_MAX)
 }
 
-/// Follows one rendition until the MPD becomes static and its last segment is sent.
+/// Follows one rendition until the MPD becomes static and its last segment is sent. `low_latency`: of segments that the origin
+/// serves while it makes them, the chunks are carried, each as soon as it exists.
 pub async fn follow(
     origin: Origin,
     sink: Arc<dyn ObjectSink>,
     feed: Feed,
     ladder: Arc<Ladder>,
     rung: usize,
+    low_latency: bool,
     done: watch::Sender<u64>,
 ) {
     let mut current = feed.current.clone();
@@ -183,6 +186,8 @@ pub async fn follow(
     let now = origin.clock.now();
     let mut follower = Follower {
         outbox: Outbox::new(origin.clone(), sink),
+        chunks: Chunks::new(origin.clone()),
+        low_latency,
         origin,
         feed,
         ladder,
@@ -206,7 +211,7 @@ pub async fn follow(
             if follower.outbox.has_room() {
                 done.send_if_modified(|n| std::mem::replace(n, version.number) != version.number);
             }
-            if ended && follower.outbox.is_idle() {
+            if ended && follower.outbox.is_idle() && follower.chunks.is_idle() {
                 return;
             }
             tokio::select! {
@@ -220,9 +225,19 @@ pub async fn follow(
     }
 }
 
+/// A segment that the MPD lists.
+struct Wanted {
+    init: Option<Want>,
+    segment: Want,
+    /// It may be asked for before it is complete.
+    by_chunks: bool,
+}
+
 struct Follower {
     origin: Origin,
     outbox: Outbox,
+    chunks: Chunks,
+    low_latency: bool,
     feed: Feed,
     ladder: Arc<Ladder>,
     rung: usize,
@@ -250,6 +265,10 @@ impl Follower {
             {
                 self.inits.insert(self.origin.key_of(&object), *object);
             },
+            ready = self.chunks.next(), if !self.outbox.is_full() => match ready {
+                Ready::Object(object) => self.outbox.push(Item::new(*object)),
+                Ready::Whole(want, sequence) => self.outbox.want(*want, sequence),
+            },
             () = sleep_until(clock.instant(self.wake.min(self.repeat_at))) => {
                 if clock.now() >= self.repeat_at {
                     self.repeat_init();
@@ -270,7 +289,7 @@ impl Follower {
         }
         self.availability_start = mpd.availability_start;
         let now = self.feed.offset.apply(self.origin.clock.wall());
-        let mut wanted: Vec<(Option<Want>, Want)> = Vec::new();
+        let mut wanted: Vec<Wanted> = Vec::new();
         let mut next: Option<WallTime> = None;
         let ladder = self.ladder.clone();
         for r in ladder.representations(mpd, self.rung) {
@@ -278,9 +297,11 @@ impl Follower {
                 continue;
             }
             let init = init_want(mpd, r);
+            let by_chunks = self.low_latency && r.early().is_some();
             let segments = mpd.segments(r, now);
             let last = segments.last().map(|s| s.number);
-            wanted.extend(segments.iter().map(|s| (init.clone(), segment_want(s))));
+            let one = |s| Wanted { init: init.clone(), segment: segment_want(s), by_chunks };
+            wanted.extend(segments.iter().map(one));
             next = next.max(last.and_then(|n| mpd.next_available(r, n)));
             self.outbox.hold =
                 segments.last().map_or(self.outbox.hold, |s| s.duration.max(Duration::from_millis(500)));
@@ -289,12 +310,12 @@ impl Follower {
         self.wake = self.wake_at(next, now);
     }
 
-    fn want(&mut self, wanted: Vec<(Option<Want>, Want)>) {
+    fn want(&mut self, wanted: Vec<Wanted>) {
         let skip = if self.started { 0 } else { wanted.len().saturating_sub(self.origin.segments_at_start) };
         self.started |= !wanted.is_empty();
         self.listed.clear();
-        for (i, (init, want)) in wanted.into_iter().enumerate() {
-            let key = self.origin.key(&want);
+        for (i, Wanted { init, segment, by_chunks }) in wanted.into_iter().enumerate() {
+            let key = self.origin.key(&segment);
             if let Some(number) = self.known.get(&key) {
                 self.listed.insert(*number);
                 continue;
@@ -305,7 +326,10 @@ impl Follower {
             self.order.push_back(key);
             if i >= skip {
                 self.want_init(init);
-                self.outbox.want(want, self.next);
+                let whole = if by_chunks { self.chunks.follow(segment, self.next) } else { Some(segment) };
+                if let Some(segment) = whole {
+                    self.outbox.want(segment, self.next);
+                }
             }
         }
         let listed = &self.listed;

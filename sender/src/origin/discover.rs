@@ -129,7 +129,10 @@ fn unknown_parameter(url: &Url, token_parameters: &[String]) -> Option<String> {
 
 /// The manifest as an object.
 pub(super) fn manifest_object(origin: &Origin, url: &Url, response: &Response) -> Object {
-    Object::new(origin.meta(url, response, ObjectKind::Manifest), response.body.clone())
+    Object::new(
+        origin.meta(url, &response.headers, &response.final_url, ObjectKind::Manifest),
+        response.body.clone(),
+    )
 }
 
 fn not_a_manifest(config: &ChannelConfig, response: &Response) -> StartupError {

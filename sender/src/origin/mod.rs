@@ -5,6 +5,7 @@
 //! nobody else.
 
 pub mod cadence;
+pub mod chunks;
 pub mod dash;
 pub mod dash_live;
 pub mod discover;
@@ -23,7 +24,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 use mahp_common::manifest::url::cache_key;
 use mahp_common::{ByteRange, Object, ObjectKind, ObjectMeta};
 use mahp_runtime::clock::Clock;
-use mahp_runtime::fetch::{FetchError, Fetcher, Request, Response};
+use mahp_runtime::fetch::{FetchError, Fetcher, Opened, Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
@@ -122,7 +123,7 @@ impl Origin {
         };
         let response = self.get(&want.url, request).await?;
         let (range, body) = cut(want, &response)?;
-        let mut meta = self.meta(&want.url, &response, want.kind);
+        let mut meta = self.meta(&want.url, &response.headers, &response.final_url, want.kind);
         meta.range = range;
         meta.media_time = want.media_time;
         meta.duration = want.duration;
@@ -147,13 +148,27 @@ impl Origin {
         result
     }
 
-    /// Description of an answer. `url`: what was asked for.
-    pub fn meta(&self, url: &Url, response: &Response, kind: ObjectKind) -> ObjectMeta {
-        let header = |name| text(&response.headers, name);
+    /// One request, whose answer is read as it comes. Counted and timed to the end of its headers.
+    ///
+    /// # Errors
+    /// Of the client.
+    pub async fn open(&self, url: &Url, request: Request) -> Result<Opened, FetchError> {
+        let start = self.clock.now();
+        let result = self.fetcher.open(url, request).await;
+        match &result {
+            Ok(_) => self.status.origin_good(self.clock.now().since(start)),
+            Err(e) => self.status.origin_bad(e.to_string()),
+        }
+        result
+    }
+
+    /// Description of an answer. `url`: what was asked for; `final_url`: where that led.
+    pub fn meta(&self, url: &Url, headers: &HeaderMap, final_url: &Url, kind: ObjectKind) -> ObjectMeta {
+        let header = |name| text(headers, name);
         let mut url = url.clone();
         url.set_fragment(None);
         ObjectMeta {
-            final_url: (response.final_url != url).then(|| response.final_url.to_string()),
+            final_url: (*final_url != url).then(|| final_url.to_string()),
             url: url.into(),
             kind,
             content_type: header(CONTENT_TYPE),

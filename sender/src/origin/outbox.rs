@@ -107,6 +107,16 @@ impl Outbox {
         self.slots.is_empty() && self.putting.is_none()
     }
 
+    /// Whether as much waits to be put as is fetched at a time.
+    pub fn is_full(&self) -> bool {
+        self.ready() >= PARALLEL
+    }
+
+    fn ready(&self) -> usize {
+        let media = |s: &&Slot| matches!(s, Slot::Ready(i) if i.object.meta.kind != ObjectKind::Manifest);
+        self.slots.iter().filter(media).count()
+    }
+
     /// Gives up what failed and is not listed any more.
     pub fn keep(&mut self, listed: impl Fn(u64) -> bool) {
         let (kept, gone) = std::mem::take(&mut self.again).into_iter().partition(|a| listed(a.job.sequence));
@@ -143,12 +153,7 @@ impl Outbox {
 
     fn start_requests(&mut self) {
         let now = self.origin.clock.now();
-        let ready = self
-            .slots
-            .iter()
-            .filter(|s| matches!(s, Slot::Ready(i) if i.object.meta.kind != ObjectKind::Manifest))
-            .count();
-        let mut room = PARALLEL.saturating_sub(self.requests.len() + ready);
+        let mut room = PARALLEL.saturating_sub(self.requests.len() + self.ready());
         // What is new goes before what failed: an origin that hangs on old segments must not hold up the live edge.
         for i in 0..self.slots.len() {
             if room == 0 {

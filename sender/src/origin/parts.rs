@@ -3,8 +3,8 @@
 //! A segment whose parts have left is not sent again. It is fetched and compared with them, and receivers are told how to put
 //! it together ([`Recipe`]); one that is not its parts, byte for byte, is sent whole.
 
-use super::Origin;
 use super::hls::{NewSegment, Version, new_segment};
+use super::{Origin, Want};
 use mahp_common::Object;
 use mahp_common::manifest::hls::Segment;
 use mahp_common::recipe::Recipe;
@@ -38,6 +38,21 @@ struct Collected {
     /// In order, with the key under which each was wanted.
     parts: Vec<(String, Option<Object>)>,
     whole: Option<Object>,
+}
+
+/// A whole segment, parts of which have left.
+///
+/// # Errors
+/// Of the last attempt.
+pub(super) async fn again(origin: &Origin, want: &Want) -> Result<Object, FetchError> {
+    let mut attempt = 1;
+    loop {
+        match origin.fetch(want).await {
+            Err(_) if attempt < ATTEMPTS.0 => sleep(ATTEMPTS.1).await,
+            result => return result,
+        }
+        attempt += 1;
+    }
 }
 
 impl Parts {
@@ -118,16 +133,7 @@ impl Parts {
             return Some(segment);
         }
         let origin = self.origin.clone();
-        self.requests.spawn(async move {
-            let mut attempt = 1;
-            loop {
-                match origin.fetch(&segment.want).await {
-                    Err(_) if attempt < ATTEMPTS.0 => sleep(ATTEMPTS.1).await,
-                    result => return (sequence, result),
-                }
-                attempt += 1;
-            }
-        });
+        self.requests.spawn(async move { (sequence, again(&origin, &segment.want).await) });
         None
     }
 

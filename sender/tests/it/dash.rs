@@ -141,7 +141,7 @@ async fn live(o: &ScriptedOrigin, path: &str) -> Live {
     let (follower, feed) =
         MpdFollower::new(mpd_origin, Arc::new(mpd.clone()), o.url(path), first, vec![progress]);
     let mut tasks = JoinSet::new();
-    tasks.spawn(dash_live::follow(media_origin, Arc::new(media.clone()), feed, ladder, 0, done));
+    tasks.spawn(dash_live::follow(media_origin, Arc::new(media.clone()), feed, ladder, 0, false, done));
     tasks.spawn(follower.run());
     Live { mpd, media, status, tasks }
 }

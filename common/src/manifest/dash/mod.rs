@@ -88,6 +88,19 @@ pub enum Addressing {
     },
 }
 
+impl Representation {
+    /// How long before it is complete a segment may be asked for, where that is a moment (`@availabilityTimeOffset`): it is
+    /// served while it is being made.
+    pub fn early(&self) -> Option<Duration> {
+        match &self.addressing {
+            Addressing::Segments(source) => Duration::try_from_secs_f64(source.availability_time_offset)
+                .ok()
+                .filter(|early| !early.is_zero()),
+            Addressing::SingleFile { .. } => None,
+        }
+    }
+}
+
 impl Default for Addressing {
     fn default() -> Self {
         Addressing::Segments(SegmentSource::default())

@@ -1,6 +1,7 @@
 //! Tests of the HTTP half against a library and web servers that do as they are told.
 
 mod access;
+mod growing;
 mod ladder;
 mod manifests;
 mod ranges;

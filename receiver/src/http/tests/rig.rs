@@ -170,6 +170,14 @@ impl Library for FakeLibrary {
             _ => Availability::Forbidden,
         }
     }
+    fn piece(&self, url: &Url, at: u64) -> Option<Arc<Stored>> {
+        let state = self.state.lock().unwrap();
+        let holds = |p: &&Arc<Stored>| {
+            let first = p.meta.range.map_or(0, |r| r.first);
+            (first..first + p.payload.len()).contains(&at)
+        };
+        state.store.get(&self.key(url))?.iter().find(holds).cloned()
+    }
     fn manifest(&self, url: &Url) -> Option<ManifestState> {
         self.state.lock().unwrap().manifests.get(&self.key(url)).cloned()
     }
