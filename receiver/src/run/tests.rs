@@ -175,8 +175,10 @@ async fn requests_before_the_first_description_are_held() {
 
     let receiver = place.receiver(&[]).await;
     assert!(receiver.hub.unheard_sessions());
-    let answers = async { place.answers(TcpListener::bind(place.sender).await.unwrap()) };
-    let (got, _) = tokio::join!(get(&receiver, "high/1.ts"), answers);
+    let answers = async {
+        place.answers(TcpListener::bind(place.sender).await.unwrap());
+    };
+    let (got, ()) = tokio::join!(get(&receiver, "high/1.ts"), answers);
     assert_eq!(got.unwrap().body, body(1));
     end(receiver).await;
     std::fs::remove_dir_all(&place.state).unwrap();

@@ -134,10 +134,9 @@ impl Pinned {
     pub(super) fn forget(&mut self, piece: &PieceKey) {
         for window in self.windows.values_mut() {
             window.past.retain(|(past, _)| past != piece);
-            if let Some(i) = window.pins.iter().position(|p| p.piece == *piece) {
-                if let Some(pin) = window.pins.remove(i) {
-                    self.bytes -= pin.weight;
-                }
+            let at = window.pins.iter().position(|p| p.piece == *piece);
+            if let Some(pin) = at.and_then(|i| window.pins.remove(i)) {
+                self.bytes -= pin.weight;
             }
         }
     }
