@@ -289,6 +289,9 @@ impl Library for Shelf {
             .get(&self.key(url))
             .map_or(Availability::NotComing, |object| Availability::Here(vec![object.clone()]))
     }
+    fn piece(&self, url: &Url, _: u64) -> Option<Arc<Stored>> {
+        self.objects.get(&self.key(url)).cloned()
+    }
     fn manifest(&self, _: &Url) -> Option<ManifestState> {
         None
     }
