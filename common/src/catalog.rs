@@ -186,14 +186,28 @@ pub struct Flow {
     /// Repair flow of profile `mabr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<Endpoint>,
+    /// More repair symbols, for receivers that lose more than those above mend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_layer_2: Option<RepairLayer>,
     /// How objects are put into packets.
     pub profile: WireProfile,
     /// Encoding symbol length T, bytes.
     pub symbol_size: u16,
     /// Repair symbols per hundred source symbols.
     pub repair_percent: u32,
-    /// Declared maximum of the flow on the wire (UDP payload), bit/s: the pacing rate.
+    /// Declared maximum of the flow on the wire (UDP payload), bit/s: the pacing rate, over all its sessions.
     pub rate_bps: u64,
+}
+
+/// A second repair layer: a session in a group of its own, with repair symbols that are sent nowhere else
+/// ([`crate::fec::raptorq::ESI_LAYER_2`]). Only receivers that need it join it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairLayer {
+    /// Where it is.
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+    /// Its repair symbols per hundred source symbols.
+    pub percent: u32,
 }
 
 /// Why a description was refused.
@@ -385,6 +399,29 @@ impl Flow {
             return Err(format!(
                 "repair share {} %: the limit is {} %",
                 self.repair_percent,
+                limits::REPAIR_PERCENT_MAX
+            ));
+        }
+        self.repair_layer_2.as_ref().map_or(Ok(()), |layer| self.validate_layer(layer))
+    }
+
+    /// A layer that shares a group with what everybody joins would reach everybody.
+    fn validate_layer(&self, layer: &RepairLayer) -> Result<(), String> {
+        let RepairLayer { endpoint, percent } = layer;
+        endpoint.validate().map_err(|m| format!("repair layer 2: {m}"))?;
+        let others = || [Some(self.endpoint), self.repair].into_iter().flatten();
+        if others().any(|e| e.group == endpoint.group) {
+            return Err(format!("repair layer 2 is in group {}, where the flow is", endpoint.group));
+        }
+        if others().any(|e| e.tsi == endpoint.tsi) {
+            return Err(format!("repair layer 2 has TSI {}, which the flow has", endpoint.tsi));
+        }
+        if endpoint.source != self.endpoint.source {
+            return Err("repair layer 2 has another source than the flow".into());
+        }
+        if !(1..=limits::REPAIR_PERCENT_MAX).contains(percent) {
+            return Err(format!(
+                "repair layer 2 of {percent} %: must be 1 to {} %",
                 limits::REPAIR_PERCENT_MAX
             ));
         }

@@ -118,6 +118,7 @@ fn endpoint(xml: &mut Xml, endpoint: &Endpoint) {
     });
 }
 
+/// Without the second repair layer: a gateway takes part in all that is named here, and the layer is for few.
 fn error_correction(xml: &mut Xml, flow: &Flow) {
     let has_repair = flow.profile == WireProfile::FluteRaptorq || flow.repair.is_some();
     if !has_repair || flow.repair_percent == 0 {
@@ -236,6 +237,9 @@ pub fn sdp(description: &SessionDescription, ttl: u8) -> String {
         media(&mut out, ttl, &flow.endpoint, &title, Some(flow), source_fec);
         if let Some(repair) = &flow.repair {
             media(&mut out, ttl, repair, &format!("{title} repair"), Some(flow), 1);
+        }
+        if let Some(layer) = &flow.repair_layer_2 {
+            media(&mut out, &layer.endpoint, &format!("{title} repair layer 2"), Some(flow), 1);
         }
     }
     out

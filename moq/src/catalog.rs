@@ -6,7 +6,7 @@
 
 use crate::limits;
 use mahp_common::Tsi;
-use mahp_common::catalog::{Channel, Endpoint, Flow, Rendition, Role, WireProfile};
+use mahp_common::catalog::{Channel, Endpoint, Flow, Rendition, RepairLayer, Role, WireProfile};
 use mahp_common::limits as common_limits;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,6 +157,9 @@ pub struct BoundEndpoint {
     /// The repair flow of profile `mabr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairEndpoint>,
+    /// The second repair layer, in a group of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_layer2: Option<LayerEndpoint>,
     /// The sessions.
     pub tracks: Vec<BoundTrack>,
 }
@@ -193,6 +196,17 @@ pub struct RepairEndpoint {
     pub port: u16,
     /// TSI.
     pub tsi: u64,
+}
+
+/// Where the repair symbols of the second layer are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerEndpoint {
+    /// Where.
+    #[serde(flatten)]
+    pub place: RepairEndpoint,
+    /// Repair symbols per hundred source symbols.
+    pub repair_percent: u32,
 }
 
 /// A session of an endpoint.
@@ -318,13 +332,18 @@ impl BoundEndpoint {
         let flow = Flow {
             endpoint: place(self.group_address, self.port, track.tsi),
             repair: self.repair.map(|r| place(r.group_address, r.port, r.tsi)),
+            repair_layer_2: self.repair_layer2.map(|layer| RepairLayer {
+                endpoint: place(layer.place.group_address, layer.place.port, layer.place.tsi),
+                percent: layer.repair_percent,
+            }),
             profile: self.profile,
             symbol_size: self.fec.symbol_size,
             repair_percent: self.fec.repair_percent,
             rate_bps: self.bandwidth,
         };
         flow.validate()?;
-        for group in [Some(flow.endpoint.group), flow.repair.map(|r| r.group)].into_iter().flatten() {
+        let second = flow.repair_layer_2.map(|layer| layer.endpoint);
+        for group in [Some(flow.endpoint), flow.repair, second].into_iter().flatten().map(|e| e.group) {
             if is_control_group(group) {
                 return Err(format!("{group} belongs to network control"));
             }
@@ -374,8 +393,9 @@ fn tracks(channel: &Channel, rendition: &Rendition) -> Vec<CatalogTrack> {
 }
 
 fn endpoint(rendition: &Rendition) -> BoundEndpoint {
-    let Flow { endpoint, repair, profile, symbol_size, repair_percent, rate_bps } = rendition.flow.clone();
-    let repair = repair.map(|r| RepairEndpoint { group_address: r.group, port: r.port, tsi: r.tsi.0 });
+    let Flow { endpoint, repair, repair_layer_2, profile, symbol_size, repair_percent, rate_bps } =
+        rendition.flow.clone();
+    let place = |e: Endpoint| RepairEndpoint { group_address: e.group, port: e.port, tsi: e.tsi.0 };
     BoundEndpoint {
         protocol: if endpoint.source.is_some() { Protocol::Ssm } else { Protocol::Asm },
         source_address: endpoint.source,
@@ -388,7 +408,9 @@ fn endpoint(rendition: &Rendition) -> BoundEndpoint {
             symbol_size,
             repair_percent: repair_percent.min(common_limits::REPAIR_PERCENT_MAX),
         },
-        repair,
+        repair: repair.map(place),
+        repair_layer2: repair_layer_2
+            .map(|layer| LayerEndpoint { place: place(layer.endpoint), repair_percent: layer.percent }),
         tracks: vec![BoundTrack { name: Kind::Media.track(&rendition.id), tsi: endpoint.tsi.0 }],
     }
 }

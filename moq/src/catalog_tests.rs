@@ -21,6 +21,7 @@ fn rendition(id: &str, n: u8) -> Rendition {
         flow: Flow {
             endpoint: place(2 * u64::from(n)),
             repair: Some(place(2 * u64::from(n) + 1)),
+            repair_layer_2: None,
             profile: WireProfile::Mabr,
             symbol_size: 1344,
             repair_percent: 10,
@@ -91,6 +92,31 @@ fn hostile_endpoints_are_refused() {
     assert_eq!(refused(|b| b.v = 2), CatalogError::Version(2));
     let many = |b: &mut Binding| b.endpoints = vec![b.endpoints[0].clone(); limits::ENDPOINTS + 1];
     assert_eq!(refused(many), CatalogError::Limit("multicast endpoints"));
+}
+
+#[test]
+fn a_second_repair_layer_comes_back_and_hostile_ones_are_refused() {
+    let mut channel = channel(2);
+    let flow = &mut channel.renditions[1].flow;
+    let group = IpAddr::from([232, 1, 2, 1]);
+    let endpoint = Endpoint { group, port: 5005, tsi: Tsi(77), ..flow.endpoint };
+    flow.repair_layer_2 = Some(RepairLayer { endpoint, percent: 40 });
+    let catalog = Catalog::of(&channel, "a2V5", 1);
+    let read = Catalog::parse(&catalog.to_json()).unwrap();
+    assert_eq!(read.flows().unwrap()["v1"], channel.renditions[1].flow);
+    let refused = |change: fn(&mut LayerEndpoint)| {
+        let mut catalog = catalog.clone();
+        let binding = catalog.multicast.as_mut().unwrap();
+        change(binding.endpoints[1].repair_layer2.as_mut().unwrap());
+        Catalog::parse(&catalog.to_json()).unwrap().flows().is_err()
+    };
+    assert!(refused(|l| l.place.group_address = [232, 1, 1, 1].into()), "the flow's own group");
+    assert!(refused(|l| l.place.group_address = [224, 0, 0, 5].into()), "network control");
+    assert!(refused(|l| l.place.group_address = [10, 0, 0, 1].into()), "not multicast");
+    assert!(refused(|l| l.place.tsi = 2), "the flow's own TSI");
+    assert!(refused(|l| l.place.port = 0));
+    assert!(refused(|l| l.repair_percent = 0));
+    assert!(refused(|l| l.repair_percent = 100_000));
 }
 
 #[test]

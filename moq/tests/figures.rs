@@ -52,6 +52,7 @@ fn channel() -> Channel {
     let flow = Flow {
         endpoint: place(10),
         repair: Some(place(11)),
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: 1344,
         repair_percent: REPAIR,

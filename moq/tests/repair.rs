@@ -46,6 +46,7 @@ fn channel() -> Channel {
     let flow = Flow {
         endpoint: place(10),
         repair: Some(place(11)),
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: T,
         repair_percent: 10,

@@ -3,8 +3,12 @@
 //! [`Joined::run`] moves datagrams into the engine and what the engine says to the hub, until it is told to stop. The hub shares the
 //! engine ([`Shared::session`]) to look how far an object is; it never holds it for long.
 
+mod layer;
+
 use crate::urls::RenditionKey;
 use bytes::Bytes;
+pub use layer::Layer2;
+use layer::{LayerSocket, Opener};
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Endpoint, Flow};
 use mahp_common::fec::{DecodeJob, DecodeResult};
@@ -13,7 +17,7 @@ use mahp_common::wire::alc::PayloadId;
 use mahp_common::{Time, Toi, WallTime, limits};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
-use mahp_runtime::udp::{self, Interface, MulticastReceiver, ReceiveOptions};
+use mahp_runtime::udp::{self, Interface, MulticastReceiver};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +73,7 @@ impl Spec {
         RecvConfig {
             tsi: Some(self.flow.endpoint.tsi),
             repair_tsi: self.flow.repair.map(|r| r.tsi),
+            layer_2_tsi: self.flow.repair_layer_2.map(|layer| layer.endpoint.tsi),
             key: self.verify,
             allow_undigested: self.verify.is_none(),
             senders: 1 + self.standby.len(),
@@ -143,8 +148,9 @@ pub struct Shared {
     last_object: AtomicU64,
     kernel_drops: AtomicU64,
     wrong_source: AtomicU64,
-    /// Datagrams of the source and the repair socket.
-    datagrams: [AtomicU64; 2],
+    /// Datagrams of the sockets of source flow, repair flow and second repair layer.
+    datagrams: [AtomicU64; 3],
+    layer_2: Layer2,
     /// Interface of the join.
     pub interface: String,
     /// Receive buffer that the kernel gave, bytes.
@@ -178,9 +184,14 @@ impl Shared {
         self.kernel_drops.load(Ordering::Relaxed)
     }
 
-    /// Datagrams so far at the socket of the source flow, and of the repair flow where it has its own.
-    pub fn datagrams(&self) -> [u64; 2] {
-        [self.datagrams[0].load(Ordering::Relaxed), self.datagrams[1].load(Ordering::Relaxed)]
+    /// Datagrams so far at the socket of the source flow, of the repair flow where it has its own, and of the second repair layer.
+    pub fn datagrams(&self) -> [u64; 3] {
+        self.datagrams.each_ref().map(|n| n.load(Ordering::Relaxed))
+    }
+
+    /// Its second repair layer.
+    pub const fn layer_2(&self) -> &Layer2 {
+        &self.layer_2
     }
 
     /// Packets from another address than the session's source.
@@ -209,6 +220,7 @@ pub struct Joined {
     source: MulticastReceiver,
     /// None: the repair flow shares the socket of the source flow, or there is none.
     repair: Option<MulticastReceiver>,
+    layer_2: LayerSocket,
     /// Empty: any source.
     from: Vec<IpAddr>,
 }
@@ -219,25 +231,14 @@ pub struct Joined {
 /// Those of [`MulticastReceiver::join`], [`udp::interface`] and [`udp::route_to`].
 pub fn join(spec: &Spec, clock: Clock) -> Result<Joined, StartupError> {
     let endpoint = spec.flow.endpoint;
-    let interface = choose_interface(spec.interface.as_deref(), &endpoint)?;
-    let open = |e: &Endpoint| {
-        let options = ReceiveOptions {
-            source: e.source,
-            group: e.group,
-            port: e.port,
-            interface: interface.clone(),
-            receive_buffer: spec.recv_buffer,
-        };
-        let socket = MulticastReceiver::join(&options)?;
-        // Any-source multicast hears them anyway.
-        for source in spec.standby.iter().filter(|_| e.source.is_some()) {
-            socket.join_also(&ReceiveOptions { source: Some(*source), ..options.clone() })?;
-        }
-        Ok(socket)
+    let opener = Opener {
+        interface: choose_interface(spec.interface.as_deref(), &endpoint)?,
+        standby: spec.standby.clone(),
+        recv_buffer: spec.recv_buffer,
     };
-    let source = open(&endpoint)?;
+    let source = opener.open(&endpoint)?;
     let apart = spec.flow.repair.filter(|r| (r.group, r.port) != (endpoint.group, endpoint.port));
-    let repair = apart.as_ref().map(open).transpose()?;
+    let repair = apart.map(|e| opener.open(&e)).transpose()?;
     let (control, controls) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         session: Mutex::new(RecvSession::new(spec.engine())),
@@ -246,13 +247,15 @@ pub fn join(spec: &Spec, clock: Clock) -> Result<Joined, StartupError> {
         last_object: AtomicU64::new(0),
         kernel_drops: AtomicU64::new(0),
         wrong_source: AtomicU64::new(0),
-        datagrams: [const { AtomicU64::new(0) }; 2],
-        interface: interface.name,
+        datagrams: [const { AtomicU64::new(0) }; 3],
+        layer_2: Layer2::default(),
+        interface: opener.interface.name.clone(),
         recv_buffer: source.receive_buffer(),
     });
     let from =
         endpoint.source.into_iter().flat_map(|s| [s].into_iter().chain(spec.standby.clone())).collect();
-    Ok(Joined { key: spec.key.clone(), clock, shared, controls, source, repair, from })
+    let layer_2 = LayerSocket::new(spec.flow.repair_layer_2.map(|layer| layer.endpoint), opener);
+    Ok(Joined { key: spec.key.clone(), clock, shared, controls, source, repair, layer_2, from })
 }
 
 /// The interface given, else that of the route to the source (to the group, for any-source multicast).
@@ -315,7 +318,7 @@ impl Joined {
                     }
                 }
                 Some(control) = self.controls.recv() => intake.control(control),
-                arrived = arrival(&self.source, self.repair.as_ref()), if look.at().is_none() => {
+                arrived = arrival(&self.source, [self.repair.as_ref(), self.layer_2.socket()]), if look.at().is_none() => {
                     arrived?;
                     look = Look::At { at: self.clock.now(), in_vain: 0 };
                 }
@@ -330,6 +333,7 @@ impl Joined {
                 look = self.look(&intake, look)?;
             }
             wake = self.settle(&intake, sink.as_ref(), &mut decoding, &cores);
+            self.layer_2.follow(&self.key, self.clock.now(), &self.shared.layer_2);
         }
     }
 
@@ -338,6 +342,9 @@ impl Joined {
         let mut taken = take(&mut self.source, 0, intake)?;
         if let Some(repair) = &mut self.repair {
             taken = taken.max(take(repair, 1, intake)?);
+        }
+        if let Some(layer) = self.layer_2.socket_mut() {
+            taken = taken.max(take(layer, 2, intake)?);
         }
         let now = self.clock.now();
         let gather = if self.shared.recv_buffer >= LARGE_BUFFER { GATHER } else { GATHER_SMALL };
@@ -372,7 +379,7 @@ impl Joined {
     }
 
     fn look_at_kernel(&self) {
-        let drops = [Some(&self.source), self.repair.as_ref()]
+        let drops = [Some(&self.source), self.repair.as_ref(), self.layer_2.socket()]
             .into_iter()
             .flatten()
             .filter_map(|socket| socket.kernel_drops().ok())
@@ -400,13 +407,18 @@ impl Look {
 }
 
 /// Until one of the sockets has something. Cancel safe.
-async fn arrival(source: &MulticastReceiver, repair: Option<&MulticastReceiver>) -> std::io::Result<()> {
-    match repair {
-        Some(repair) => tokio::select! {
-            arrived = source.readable() => arrived,
-            arrived = repair.readable() => arrived,
-        },
-        None => source.readable().await,
+async fn arrival(
+    source: &MulticastReceiver,
+    [repair, layer_2]: [Option<&MulticastReceiver>; 2],
+) -> std::io::Result<()> {
+    let readable = async |socket: Option<&MulticastReceiver>| match socket {
+        Some(socket) => socket.readable().await,
+        None => std::future::pending().await,
+    };
+    tokio::select! {
+        arrived = source.readable() => arrived,
+        arrived = readable(repair) => arrived,
+        arrived = readable(layer_2) => arrived,
     }
 }
 

@@ -7,6 +7,7 @@
 mod answer;
 mod history;
 mod intake;
+mod layer;
 mod observe;
 mod offer;
 mod parts;
@@ -28,6 +29,7 @@ use history::Rings;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Channel, Rendition, Role, SessionDescription};
 use mahp_common::drop::DropCounters;
+use mahp_common::repair::layer::LayerControl;
 use mahp_common::repair::plan::ObjectKey;
 use mahp_common::session::recv::Pool;
 use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
@@ -147,6 +149,8 @@ struct Entry {
     error: String,
     allotted: u64,
     stats: RenditionStats,
+    /// Of its second repair layer, where it has one.
+    layer: Option<LayerControl>,
     /// Resources with flights of this rendition, oldest first.
     flying: VecDeque<(ResourceKey, Toi)>,
 }
@@ -273,6 +277,7 @@ impl Hub {
             (entry.first_packet, entry.last_packet) = (None, None);
             entry.error.clear();
             entry.stats.begin();
+            entry.reset_layer(now);
             entry.flow = Some(flow);
         }
         drop(state);
@@ -412,7 +417,7 @@ impl Entry {
         FlowRate {
             rate_bps: flow.rate_bps,
             symbol_size: flow.symbol_size,
-            repair_percent: flow.repair_percent,
+            repair_percent: self.repair_percent(),
             loss: self.stats.loss().before_fec().unwrap_or_default(),
         }
     }

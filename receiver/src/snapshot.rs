@@ -77,6 +77,9 @@ impl Snapshot {
                     r.expected_symbols,
                     r.loss_after_fec * 100.0
                 ));
+                if let Some(layer) = r.repair_layer_2.as_ref().filter(|layer| layer.joined) {
+                    out.push_str(&format!("    and its second repair layer on {}\n", layer.flow));
+                }
             }
         }
         out
@@ -217,6 +220,27 @@ pub struct RenditionSnapshot {
     pub completion_ms: Quantiles,
     /// As in [`ChannelSnapshot::delay_ms`].
     pub delay_ms: Option<u64>,
+    /// Its second repair layer, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair_layer_2: Option<LayerSnapshot>,
+}
+
+/// The second repair layer of a rendition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LayerSnapshot {
+    /// `source@group:port`.
+    pub flow: String,
+    /// Repair symbols per hundred source symbols.
+    pub percent: u32,
+    /// Whether it is joined now.
+    pub joined: bool,
+    /// How often it was needed.
+    pub joins: u64,
+    /// Packets since the rendition was joined.
+    pub packets: u64,
+    /// Why it could not be joined; empty = no error.
+    pub error: String,
 }
 
 /// Objects by how they came.

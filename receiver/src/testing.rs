@@ -50,6 +50,7 @@ pub(crate) fn rendition(id: &str) -> Rendition {
         flow: Flow {
             repair: Some(Endpoint { port: 5001, tsi: Tsi(2), ..endpoint }),
             endpoint,
+            repair_layer_2: None,
             profile: WireProfile::Mabr,
             symbol_size: 1344,
             repair_percent: 15,

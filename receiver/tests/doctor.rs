@@ -479,6 +479,7 @@ fn description() -> Vec<u8> {
         flow: Flow {
             endpoint,
             repair: None,
+            repair_layer_2: None,
             profile: WireProfile::Mabr,
             symbol_size: 1344,
             repair_percent: 15,

@@ -18,7 +18,7 @@ use crate::tasks::Tasks;
 use mahp_common::Tsi;
 use mahp_common::catalog::{Channel, Rendition, Role};
 use mahp_common::repair::share::ShareConfig;
-use mahp_common::session::send::SendConfig;
+use mahp_common::session::send::{LayerConfig, SendConfig};
 use mahp_runtime::fetch::Fetcher;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -227,12 +227,16 @@ impl Starting<'_> {
         let status = all.status.of(&channel.name, &r.id);
         let repair_tsi = r.flow.repair.map_or(Tsi(0), |e| e.tsi);
         let percent = r.flow.repair_percent;
-        let share = ShareConfig::new(self.config.repair_floor, percent, self.config.repair_ceiling);
+        let share = ShareConfig {
+            layer_2: r.flow.repair_layer_2.map_or(0, |layer| layer.percent),
+            ..ShareConfig::new(self.config.repair_floor, percent, self.config.repair_ceiling)
+        };
         let place = all.repair.place(&channel.name, &r.id, &r.flow, share);
         let moq = all.moq.as_ref().and_then(|moq| moq.place(&channel.name, r));
         let config = SendConfig {
             symbol_size: r.flow.symbol_size,
             repair_percent: percent,
+            layer_2: r.flow.repair_layer_2.map(|l| LayerConfig { tsi: l.endpoint.tsi, percent: l.percent }),
             session: all.session,
             toi_of_content: true,
             first_toi: all.first_toi(),

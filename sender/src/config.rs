@@ -130,6 +130,9 @@ pub struct ChannelSettings {
     /// Greatest repair share, however much loss receivers report, percent [default: 50, 0 without --repair]
     #[arg(long, env = "MAHP_SENDER_REPAIR_CEILING", value_name = "PERCENT")]
     pub repair_ceiling: Option<u32>,
+    /// Repair symbols per hundred source symbols in a second layer, in a group of its own that only receivers with much loss join [default: 0]
+    #[arg(long, env = "MAHP_SENDER_REPAIR_LAYER_2", value_name = "PERCENT")]
+    pub repair_layer_2: Option<u32>,
     /// Pacing rate as a multiple of bit rate and repair; less where `rate-limit` is reached [default: 6]
     #[arg(long, env = "MAHP_SENDER_HEADROOM", value_name = "FACTOR")]
     pub headroom: Option<f64>,
@@ -238,6 +241,8 @@ pub struct ChannelConfig {
     pub repair_floor: u32,
     /// `repair-ceiling`.
     pub repair_ceiling: u32,
+    /// `repair-layer-2`.
+    pub repair_layer_2: u32,
     /// `headroom`.
     pub headroom: f64,
     /// `profile`.
@@ -508,6 +513,11 @@ fn channel(
     }
     let (repair_floor, repair_ceiling) =
         repair_bounds(repair_percent, s.repair_floor, s.repair_ceiling, place)?;
+    let repair_layer_2 = s.repair_layer_2.unwrap_or(0);
+    if repair_layer_2 > limits::REPAIR_PERCENT_MAX {
+        let hint = format!("use 0 to {}", limits::REPAIR_PERCENT_MAX);
+        return Err(place.wrong("repair-layer-2", &repair_layer_2.to_string(), &hint));
+    }
     let headroom = s.headroom.unwrap_or(6.0);
     if !(1.0..=100.0).contains(&headroom) {
         return Err(place.wrong("headroom", &headroom.to_string(), "use 1 to 100; 2 to 6 is usual"));
@@ -524,6 +534,7 @@ fn channel(
         repair_percent,
         repair_floor,
         repair_ceiling,
+        repair_layer_2,
         headroom,
         profile: s.profile.unwrap_or_default(),
         symbol_size,
@@ -603,6 +614,7 @@ impl ChannelSettings {
             repair: self.repair.or(other.repair),
             repair_floor: self.repair_floor.or(other.repair_floor),
             repair_ceiling: self.repair_ceiling.or(other.repair_ceiling),
+            repair_layer_2: self.repair_layer_2.or(other.repair_layer_2),
             headroom: self.headroom.or(other.headroom),
             profile: self.profile.or(other.profile),
             symbol_size: self.symbol_size.or(other.symbol_size),

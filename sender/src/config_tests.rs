@@ -68,6 +68,7 @@ fn wrong_values_say_what_is_right() {
     let cases = [
         ("symbol-size = 1345", "symbol-size", "multiple of 8"),
         ("repair = 500", "repair", "400"),
+        ("repair-layer-2 = 401", "repair-layer-2", "400"),
         ("headroom = 0.5", "headroom", "1 to 100"),
         ("channel-name = \"a/b\"", "channel-name", "letters"),
     ];

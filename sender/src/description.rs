@@ -131,6 +131,7 @@ pub fn announcement(plan: &Plan, session: u64, first_toi: u32, key: SigningKey) 
     let flow = Flow {
         endpoint: plan.announcement,
         repair: None,
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: mahp_common::limits::SYMBOL_SIZE_DEFAULT,
         repair_percent: 0,

@@ -68,6 +68,7 @@ pub struct FlowTask {
     told: SendStats,
     source: SocketAddr,
     repair: SocketAddr,
+    layer_2: SocketAddr,
     ahead: u64,
     queue: mpsc::Receiver<Item>,
     /// Where receivers get what they lack of it.
@@ -121,6 +122,8 @@ impl FlowTask {
             channel: channel.to_owned(),
             source: address(&flow.endpoint),
             repair: address(flow.repair.as_ref().unwrap_or(&flow.endpoint)),
+            // Where there is no such layer, nothing is sent to it.
+            layer_2: address(flow.repair_layer_2.as_ref().map_or(&flow.endpoint, |layer| &layer.endpoint)),
             ahead: AHEAD_BYTES.max(config.rate_bps / 8 * AHEAD.as_secs()),
             session: SendSession::new(config),
             told: SendStats::default(),
@@ -201,6 +204,7 @@ impl FlowTask {
                     let to = match t.flow {
                         FlowKind::Source => self.source,
                         FlowKind::Repair => self.repair,
+                        FlowKind::Layer2 => self.layer_2,
                     };
                     let packets = self.buffer.get(..t.len).unwrap_or(&self.buffer);
                     if let Err(e) = self.shared.socket.send(to, packets, t.segment_size).await {
@@ -224,6 +228,7 @@ impl FlowTask {
         for (sum, now, before) in [
             (&status.source_bytes, now.source_bytes, before.source_bytes),
             (&status.repair_bytes, now.repair_bytes, before.repair_bytes),
+            (&status.layer_2_bytes, now.layer_2_bytes, before.layer_2_bytes),
             (&status.fdt_bytes, now.fdt_bytes, before.fdt_bytes),
             (&status.packets, now.packets, before.packets),
         ] {

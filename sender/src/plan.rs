@@ -2,7 +2,9 @@
 
 use crate::config::{ChannelConfig, Config};
 use crate::origin::discover::{Found, FoundRendition};
-use mahp_common::catalog::{ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
+use mahp_common::catalog::{
+    ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Format, Rendition, RepairLayer, Role, WireProfile,
+};
 use mahp_common::{Digest, Tsi};
 use mahp_runtime::error::StartupError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,6 +113,9 @@ impl Planner {
         for r in &channel.renditions {
             self.planned_bps = self.planned_bps.saturating_sub(r.flow.rate_bps);
             self.places.free(&r.flow.endpoint);
+            if let Some(layer) = &r.flow.repair_layer_2 {
+                self.places.free(&layer.endpoint);
+            }
         }
     }
 }
@@ -130,7 +135,8 @@ fn plan_channel(config: &ChannelConfig, found: &Found, places: &mut Places) -> R
         } else {
             VOD_FLOOR_BPS.max(scaled(wire_bps(config, r.bitrate_bps), speed * VOD_HEADROOM))
         };
-        let flow = places.flow(config, &r.key, rate)?;
+        let mut flow = places.flow(config, &r.key, rate)?;
+        flow.repair_layer_2 = places.layer_2(config, &r.key)?;
         renditions.push(rendition(r, flow));
     }
     let channel = Channel {
@@ -186,7 +192,14 @@ fn rendition(r: &FoundRendition, flow: Flow) -> Rendition {
 
 /// What a rendition needs on the wire at real time: media, repair, headers.
 fn wire_bps(config: &ChannelConfig, bitrate_bps: u64) -> u64 {
-    scaled(bitrate_bps, OVERHEAD * (1.0 + f64::from(config.repair_percent) / 100.0))
+    let percent = config.repair_percent + config.repair_layer_2;
+    scaled(bitrate_bps, OVERHEAD * (1.0 + f64::from(percent) / 100.0))
+}
+
+/// Repair symbols of all layers for each source symbol.
+fn repair_share(flow: &Flow) -> f64 {
+    let percent = flow.repair_percent + flow.repair_layer_2.map_or(0, |layer| layer.percent);
+    f64::from(percent) / 100.0
 }
 
 /// Rates are below 2^53 and factors are small and positive, so the conversions lose nothing that matters.
@@ -207,14 +220,14 @@ fn least_bps(live: bool, r: &Rendition) -> u64 {
     if !live {
         return (r.flow.rate_bps / 10).max(1);
     }
-    let repair = f64::from(r.flow.repair_percent) / 100.0;
+    let repair = repair_share(&r.flow);
     r.flow.rate_bps.min(scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair) * LEAST_HEADROOM))
 }
 
 /// With how many segments at the live edge a rendition begins, so that receivers that join have something: as many as are sent
 /// before the next one exists, at most [`MOST_AT_START`]. More would delay everything after them for as long as the headroom is small.
 pub fn segments_at_start(r: &Rendition) -> usize {
-    let repair = f64::from(r.flow.repair_percent) / 100.0;
+    let repair = repair_share(&r.flow);
     let headroom = r.flow.rate_bps as f64 / scaled(r.bitrate_bps, OVERHEAD * (1.0 + repair)).max(1) as f64;
     (2..=MOST_AT_START).rev().find(|n| headroom >= *n as f64).unwrap_or(1)
 }
@@ -327,11 +340,23 @@ impl Places {
         Ok(Flow {
             endpoint,
             repair,
+            repair_layer_2: None,
             profile: config.profile,
             symbol_size: config.symbol_size,
             repair_percent: config.repair_percent,
             rate_bps,
         })
+    }
+
+    /// The second repair layer of a rendition. Manifests, which come again and again, have none.
+    fn layer_2(&mut self, config: &ChannelConfig, key: &str) -> Result<Option<RepairLayer>, StartupError> {
+        if config.repair_layer_2 == 0 {
+            return Ok(None);
+        }
+        let key = format!("repair layer 2 {key}");
+        let group = self.group(&key)?;
+        let endpoint = Endpoint { source: self.source, group, port: self.port + 1, tsi: self.tsi(&key) };
+        Ok(Some(RepairLayer { endpoint, percent: config.repair_layer_2 }))
     }
 
     /// Groups differ in their low 23 bits, so that Ethernet (RFC 1112 section 6.4) tells them apart too.

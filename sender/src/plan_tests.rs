@@ -135,6 +135,22 @@ fn live_rates_have_headroom_and_a_floor() {
 }
 
 #[test]
+fn a_second_repair_layer_has_groups_of_its_own_and_counts_in_the_rate() {
+    let settings = ChannelSettings { repair_layer_2: Some(35), ..Default::default() };
+    let plan = plan_of(&config(SenderSettings::default(), settings), &found(true, &[2_000_000, 4_000_000]));
+    let channel = plan.expect("planned").channels.remove(0).channel;
+    let layers: Vec<_> = channel.renditions.iter().filter_map(|r| r.flow.repair_layer_2).collect();
+    assert_eq!(layers.len(), 2, "renditions, but not the manifest");
+    let groups = channel.renditions.iter().map(|r| r.flow.endpoint.group);
+    let groups: BTreeSet<IpAddr> = groups.chain(layers.iter().map(|l| l.endpoint.group)).collect();
+    assert_eq!(groups.len(), 5);
+    assert!(channel.renditions.iter().all(|r| r.flow.validate().is_ok()));
+    let wire = 4_000_000.0 * 1.5 * OVERHEAD;
+    let rate = channel.renditions.last().expect("video").flow.rate_bps;
+    assert!((rate as f64 / wire - 6.0).abs() < 0.01, "{rate}");
+}
+
+#[test]
 fn a_flow_with_little_headroom_begins_with_few_segments() {
     for (headroom, segments) in [(1.0, 1), (1.2, 1), (1.9, 1), (2.1, 2), (3.1, 3), (6.0, 3), (50.0, 3)] {
         let settings = ChannelSettings { headroom: Some(headroom), ..Default::default() };

@@ -31,6 +31,8 @@ pub struct RenditionStatus {
     pub source_bytes: AtomicU64,
     /// UDP payload bytes: repair symbols.
     pub repair_bytes: AtomicU64,
+    /// UDP payload bytes: repair symbols of the second layer.
+    pub layer_2_bytes: AtomicU64,
     /// UDP payload bytes: FDT Instances.
     pub fdt_bytes: AtomicU64,
     /// Packets.
@@ -183,7 +185,10 @@ fn describe_metrics() {
     describe_histogram!("mahp_sender_encode_seconds", "Time to make the repair symbols of one source block");
     describe_gauge!("mahp_sender_queue_bytes", "Bytes of objects waiting or being sent");
     describe_gauge!("mahp_sender_pacing_lag_seconds", "How far the last burst left behind its time");
-    describe_counter!("mahp_sender_sent_bytes_total", "UDP payload bytes, by kind: source, repair, fdt");
+    describe_counter!(
+        "mahp_sender_sent_bytes_total",
+        "UDP payload bytes, by kind: source, repair, repair_layer_2, fdt"
+    );
     describe_counter!("mahp_sender_sent_packets_total", "Packets");
     describe_counter!("mahp_sender_send_errors_total", "Packets the kernel refused");
     describe_counter!("mahp_sender_objects_repeated_total", "Objects sent again for late joiners");
@@ -202,7 +207,10 @@ fn rendition_json(entry: &Entry) -> Value {
                      "manifests": n(&s.manifests), "repeats": n(&s.repeats) },
         "position": n(&s.position), "total": n(&s.total), "turns": n(&s.turns),
         "queue_bytes": n(&s.queue_bytes),
-        "bytes": { "source": n(&s.source_bytes), "repair": n(&s.repair_bytes), "fdt": n(&s.fdt_bytes) },
+        "bytes": { "source": n(&s.source_bytes), "repair": n(&s.repair_bytes),
+                   "repair_layer_2": n(&s.layer_2_bytes), "fdt": n(&s.fdt_bytes) },
+        "repair_layer_2": r.flow.repair_layer_2.map(|l| json!({ "percent": l.percent, "group": l.endpoint.group,
+                                                                "port": l.endpoint.port, "tsi": l.endpoint.tsi })),
         "packets": n(&s.packets), "send_errors": n(&s.send_errors),
         "origin": { "requests": n(&s.origin_requests), "errors": n(&s.origin_errors), "last_ms": n(&s.origin_millis),
                     "trouble": s.trouble() },
@@ -251,9 +259,12 @@ impl Status for SenderStatus {
             {
                 counter!("mahp_sender_segments_total", "channel" => c.clone(), "rung" => r.clone(), "result" => result).absolute(value.load(Relaxed));
             }
-            for (kind, value) in
-                [("source", &s.source_bytes), ("repair", &s.repair_bytes), ("fdt", &s.fdt_bytes)]
-            {
+            for (kind, value) in [
+                ("source", &s.source_bytes),
+                ("repair", &s.repair_bytes),
+                ("repair_layer_2", &s.layer_2_bytes),
+                ("fdt", &s.fdt_bytes),
+            ] {
                 counter!("mahp_sender_sent_bytes_total", "channel" => c.clone(), "rung" => r.clone(), "kind" => kind).absolute(value.load(Relaxed));
             }
             let (requests, errors) = (s.origin_requests.load(Relaxed), s.origin_errors.load(Relaxed));

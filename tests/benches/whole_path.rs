@@ -204,6 +204,7 @@ fn flow(c: Case, source: Ipv4Addr) -> Flow {
     Flow {
         endpoint: endpoint(7100, 1),
         repair: Some(endpoint(7101, 2)),
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: 1344,
         repair_percent: c.repair_percent,

@@ -144,6 +144,7 @@ fn repair() -> anyhow::Result<()> {
         bytes: [("multicast".to_owned(), 10_000_000)].into(),
         runs: vec![40, 12, 3],
         join_ms: Some(12),
+        layer_2: true,
     };
     let lacks = vec![lack(1, vec![(0, 3), (1, 1)]), lack(2, vec![(0, 1)])];
     let one = Report { receiver: 1, sample: 1.0, lacks, reception: Vec::new() };

@@ -30,6 +30,7 @@ fn description() -> SessionDescription {
     let flow = Flow {
         endpoint: endpoint(source, "232.1.0.1", 5000, 1),
         repair: Some(endpoint(source, "232.1.0.1", 5001, 2)),
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: 1344,
         repair_percent: 15,

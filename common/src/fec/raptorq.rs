@@ -13,6 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// ESIs of RaptorQ have 24 bits. They are shared out by the way on which repair symbols travel, so that what comes one way is
 /// never what has come another: multicast has those below this.
 pub const ESI_MULTICAST_END: u32 = 1 << 22;
+/// Of these, the second repair layer has those from here on.
+pub const ESI_LAYER_2: u32 = 1 << 21;
 /// A MoQ publisher has those from [`ESI_MULTICAST_END`] on, below this.
 pub const ESI_MOQ_END: u32 = 1 << 23;
 /// The repair service has those from [`ESI_MOQ_END`] on, below this. The library counts from K' instead of K when it encodes,

@@ -6,12 +6,14 @@
 //! | [`plan`] | the receiver's side: for each object in flight, what to do by when |
 //! | [`aggregate`] | the sender's side: from the reports of many to one multicast of fresh repair symbols |
 //! | [`budget`] | token buckets, of all and of each client |
+//! | [`layer`] | whether a receiver should be in the second repair layer |
 //! | [`share`] | the repair share that follows the reported loss |
 //!
 //! Engines like those of [`crate::session`]: time and seeds are arguments, actions come out, results go in.
 
 pub mod aggregate;
 pub mod budget;
+pub mod layer;
 pub mod plan;
 pub mod report;
 pub mod share;

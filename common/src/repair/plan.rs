@@ -281,6 +281,11 @@ impl Planner {
         self.objects.len()
     }
 
+    /// Whether what the stream brought of an object does not do.
+    pub fn is_revealed(&self, key: ObjectKey) -> bool {
+        self.objects.get(&key).is_some_and(|o| o.stage != Stage::Hearing && !o.lack.blocks.is_empty())
+    }
+
     /// Probability with which lacks are reported.
     pub const fn sample(&self) -> f64 {
         self.sample

@@ -67,6 +67,9 @@ pub struct Reception {
     pub runs: Vec<u64>,
     /// From the join to the first packet, milliseconds; none: not joined in this period.
     pub join_ms: Option<u64>,
+    /// It is in the second repair layer. Told only where there is one: senders without it refuse what they do not know.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub layer_2: bool,
 }
 
 /// Why a report was refused.

@@ -3,6 +3,11 @@
 //! The loss that counts is a high percentile of the receivers, smoothed; the share is what that loss needs, between a floor
 //! and a ceiling, and it changes slowly: up within seconds, down within minutes, so that a loss that comes and goes does
 //! not find the share just lowered. A receiver is believed as far as its address has votes.
+//!
+//! Where there is a second repair layer, a receiver that has joined it counts only with the loss that this leaves. If the share rose
+//! for those whom the second layer serves, every receiver would carry what the layer is there to spare them; and once it had
+//! risen, nobody would need the layer. A receiver that loses much and has not joined (an older one, one that has just begun)
+//! counts in full: nothing else mends its loss.
 
 use super::aggregate::Reporter;
 use crate::time::Time;
@@ -18,6 +23,8 @@ pub struct ShareConfig {
     pub ceiling: u32,
     /// Where it starts, percent.
     pub start: u32,
+    /// Repair share of the second layer, percent; 0: there is none.
+    pub layer_2: u32,
     /// Share of the receivers whose loss is covered: 0 to 1.
     pub percentile: f64,
     /// Most points per second up.
@@ -37,6 +44,7 @@ impl ShareConfig {
             floor,
             ceiling,
             start,
+            layer_2: 0,
             percentile: 0.95,
             up_per_sec: 2.0,
             down_per_sec: 0.1,
@@ -99,8 +107,9 @@ impl ShareControl {
         }
     }
 
-    /// A receiver tells that `lost` of `expected` source symbols did not come by multicast.
-    pub fn report(&mut self, now: Time, from: Reporter, lost: u64, expected: u64) {
+    /// A receiver tells that `lost` of `expected` source symbols did not come by multicast. `layer_2`: it is in the second
+    /// layer, and counts with what that leaves to the first.
+    pub fn report(&mut self, now: Time, from: Reporter, lost: u64, expected: u64, layer_2: bool) {
         if expected < EXPECTED_MIN {
             return;
         }
@@ -111,7 +120,8 @@ impl ShareControl {
                 return;
             }
         }
-        let loss = lost.min(expected) as f64 / expected as f64;
+        let lost = lost.min(expected) as f64 / expected as f64;
+        let loss = if layer_2 { left_over(lost, self.config.layer_2) } else { lost };
         self.receivers.insert(key, Heard { loss, at: now });
     }
 
@@ -155,6 +165,12 @@ fn needed(loss: f64) -> f64 {
     100.0 * loss / (1.0 - loss) + if loss > 0.0 { 3.0 } else { 0.0 }
 }
 
+/// The loss that the first layer has to mend when a second of this share mends what it can.
+fn left_over(loss: f64, layer_2: u32) -> f64 {
+    let share = (needed(loss) - f64::from(layer_2) - 3.0).max(0.0) / 100.0;
+    share / (1.0 + share) / 1.3
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +185,7 @@ mod tests {
             .map(|s| {
                 for client in 0..20 {
                     let lost = (of(client) * 1000.0) as u64;
-                    control.report(Time::from_secs(s), who(client), lost, 1000);
+                    control.report(Time::from_secs(s), who(client), lost, 1000, false);
                 }
                 control.share(Time::from_secs(s))
             })
@@ -202,15 +218,34 @@ mod tests {
         for s in 0..60 {
             let now = Time::from_secs(s);
             for client in 0..100 {
-                honest.report(now, who(client), 10, 1000);
-                lied_to.report(now, who(client), 10, 1000);
+                honest.report(now, who(client), 10, 1000, false);
+                lied_to.report(now, who(client), 10, 1000, false);
             }
             for receiver in 0..1000 {
-                lied_to.report(now, Reporter { client: 500, receiver }, u64::MAX, 1000);
+                lied_to.report(now, Reporter { client: 500, receiver }, u64::MAX, 1000, false);
             }
             assert_eq!(honest.share(now), lied_to.share(now), "at {s} s");
         }
         assert_eq!(lied_to.why().receivers, 104);
+    }
+
+    #[test]
+    fn it_does_not_rise_for_those_whom_the_second_layer_serves() {
+        let share = |layer_2: u32, joined: bool| {
+            let mut control = ShareControl::new(ShareConfig { layer_2, ..ShareConfig::new(15, 15, 50) });
+            for s in 0..60 {
+                for client in 0..20 {
+                    let lost = if client < 5 { 200 } else { 10 };
+                    control.report(Time::from_secs(s), who(client), lost, 1000, joined && client < 5);
+                }
+                control.share(Time::from_secs(s));
+            }
+            control.share(Time::from_secs(60))
+        };
+        assert_eq!(share(30, true), 15);
+        assert_eq!(share(30, false), 38, "nobody is known to be in it");
+        assert_eq!(share(10, true), 28, "it does not do alone");
+        assert_eq!(share(0, true), 38, "there is none, whatever a report says");
     }
 
     #[test]

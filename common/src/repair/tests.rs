@@ -209,7 +209,7 @@ impl World {
             let (lost, expected) = (s.lost_symbols, s.expected_symbols);
             let (before_lost, before) = std::mem::replace(&mut viewer.reported, (lost, expected));
             let from = Reporter { client: i as u64, receiver: 0 };
-            self.share.report(now, from, lost - before_lost, expected - before);
+            self.share.report(now, from, lost - before_lost, expected - before, false);
         }
         let percent = self.share.share(now);
         if percent != self.percent {

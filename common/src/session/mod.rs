@@ -10,4 +10,6 @@ pub mod send;
 #[cfg(test)]
 mod forgery_tests;
 #[cfg(test)]
+mod layer_tests;
+#[cfg(test)]
 mod tests;

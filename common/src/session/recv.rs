@@ -226,7 +226,8 @@ impl RecvSession {
 
     fn check_tsi(&mut self, tsi: Tsi) -> Result<(), DropReason> {
         let ours = *self.config.tsi.get_or_insert(tsi);
-        if tsi == ours || self.config.repair_tsi == Some(tsi) { Ok(()) } else { Err(DropReason::WrongTsi) }
+        let repair = [self.config.repair_tsi, self.config.layer_2_tsi];
+        if tsi == ours || repair.contains(&Some(tsi)) { Ok(()) } else { Err(DropReason::WrongTsi) }
     }
 
     fn fdt_symbol(&mut self, fdt: ExtFdt, packet: &AlcPacket<'_>, id: PayloadId) -> Result<(), DropReason> {

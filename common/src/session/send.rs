@@ -1,226 +1,28 @@
 //! The sending engine of one rendition: objects in, paced packets out.
 
 mod announce;
+mod api;
 mod outgoing;
 
 use crate::catalog::WireProfile;
 use crate::fec::partition::{raptorq_oti, source_oti};
-use crate::fec::raptorq::{ESI_MULTICAST_END, repair_symbols};
-use crate::fec::{Blocks, EncodeJob, EncodeResult};
+use crate::fec::raptorq::{ESI_LAYER_2, repair_symbols};
+use crate::fec::{Blocks, EncodeJob};
 use crate::ids::{Esi, Sbn, Toi, Tsi};
 use crate::limits;
 use crate::object::{Digest, Object};
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcRepr, PayloadId};
 use crate::wire::fdt::can_describe;
-use crate::wire::fti::{NO_CODE, RAPTORQ};
+use crate::wire::fti::{NO_CODE, Oti, RAPTORQ};
 use announce::Announcer;
+pub use api::{
+    Command, Event, FlowKind, Input, LayerConfig, ObjectTag, Output, SendConfig, SendStats, Transmit,
+};
 use bytes::Bytes;
-use outgoing::{Repairing, Sending};
+use outgoing::{Purpose, Repairing, Sending};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
-
-/// Parameters of a [`SendSession`]. Fixed for its life.
-#[derive(Clone, Debug)]
-pub struct SendConfig {
-    /// How objects are put into packets.
-    pub profile: WireProfile,
-    /// TSI of the source flow (or the one session).
-    pub tsi: Tsi,
-    /// TSI of the repair flow; unused with `flute-raptorq`.
-    pub repair_tsi: Tsi,
-    /// Encoding symbol length T.
-    pub symbol_size: u16,
-    /// Repair symbols per hundred source symbols (rounded up per block, at least 2 where not 0).
-    pub repair_percent: u32,
-    /// Whether receivers are told how the repair flow cuts objects, also while the share is 0: without, only source symbols
-    /// (byte ranges) can complete an object.
-    pub repair_flow: bool,
-    /// Pacing rate over both flows, UDP payload bit/s.
-    pub rate_bps: u64,
-    /// Most packets in one [`Transmit`] (one GSO call).
-    pub max_segments: usize,
-    /// Identity of this run of the sender, in every FDT Instance.
-    pub session: u64,
-    /// TOIs follow from what an object is (URL, range, digest), so that every sender of a channel gives the same object the same
-    /// TOI, in every run: symbols of a hot standby, and of a restarted sender, add up with those before.
-    pub toi_of_content: bool,
-    /// First TOI, where they are counted; first FDT Instance. Derived from wall clock by the driver, so that a restart goes on above the TOIs of the run before.
-    pub first_toi: u32,
-    /// Key for FDT Instances; none = unsigned (interoperation only).
-    pub key: Option<crate::auth::SigningKey>,
-    /// Validity of an FDT Instance from its sending.
-    pub fdt_lifetime: Duration,
-    /// How many recent objects each FDT Instance lists, where they fit (see [`SendSession`]).
-    pub fdt_window: usize,
-    /// Time over which the second half of an object's repair symbols is spread, so that one outage cannot take them all. The first
-    /// half follows the source symbols at once.
-    pub repair_spread: Duration,
-    /// Set the B flag on an object's last packet. Only where objects are never sent again.
-    pub close_objects: bool,
-}
-
-impl SendConfig {
-    /// Defaults for a session of this profile and these TSIs at this rate: T = 1344, 15 % repair, 16-packet batches.
-    pub fn new(profile: WireProfile, tsi: Tsi, repair_tsi: Tsi, rate_bps: u64) -> SendConfig {
-        SendConfig {
-            profile,
-            tsi,
-            repair_tsi,
-            symbol_size: limits::SYMBOL_SIZE_DEFAULT,
-            repair_percent: 15,
-            repair_flow: true,
-            rate_bps,
-            max_segments: 16,
-            session: 0,
-            toi_of_content: false,
-            first_toi: 1,
-            key: None,
-            fdt_lifetime: Duration::from_secs(120),
-            fdt_window: 8,
-            repair_spread: Duration::from_millis(100),
-            close_objects: false,
-        }
-    }
-}
-
-/// Which flow of the rendition a packet belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FlowKind {
-    /// Source flow (or the one session).
-    Source,
-    /// Repair flow.
-    Repair,
-}
-
-/// Handle that the driver gives an object and gets back in events.
-pub type ObjectTag = u64;
-
-/// What goes in.
-#[derive(Debug)]
-pub enum Input {
-    /// An object to send after those before it.
-    Object {
-        /// Now.
-        now: Time,
-        /// Wall clock, for FDT expiry.
-        wall: WallTime,
-        /// Returned in events.
-        tag: ObjectTag,
-        /// The object.
-        object: Box<Object>,
-    },
-    /// Result of [`Command::Encode`].
-    Encoded {
-        /// Now.
-        now: Time,
-        /// The result.
-        result: EncodeResult,
-    },
-    /// Receivers lack symbols of an object that was sent: fresh repair symbols for all of them.
-    Repair {
-        /// Now.
-        now: Time,
-        /// The object.
-        toi: Toi,
-        /// Its bytes again.
-        data: Bytes,
-        /// How many symbols of which blocks.
-        blocks: Vec<(Sbn, u32)>,
-    },
-    /// From now on, this many repair symbols per hundred source symbols.
-    Share {
-        /// As [`SendConfig::repair_percent`].
-        percent: u32,
-    },
-    /// The time asked for has come.
-    Timeout {
-        /// Now.
-        now: Time,
-        /// Wall clock.
-        wall: WallTime,
-    },
-}
-
-/// What comes out.
-#[derive(Debug)]
-pub enum Output {
-    /// Packets to send now, already in the buffer that was passed to `poll_output`.
-    Transmit(Transmit),
-    /// Work for another thread.
-    Command(Command),
-    /// Something to know.
-    Event(Event),
-    /// Nothing more until this time; `None`: until the next input.
-    Timeout(Option<Time>),
-}
-
-/// One batch: `len / segment_size` packets of the same size, the last may be shorter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Destination.
-    pub flow: FlowKind,
-    /// Bytes in the buffer.
-    pub len: usize,
-    /// Bytes of each packet but the last.
-    pub segment_size: usize,
-}
-
-/// Heavy work.
-#[derive(Debug)]
-pub enum Command {
-    /// Make repair symbols: `job.run()` on any thread, then `Input::Encoded`.
-    Encode(EncodeJob),
-}
-
-/// Something to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// First packet of the object has left.
-    Started {
-        /// Driver's handle.
-        tag: ObjectTag,
-        /// Its TOI.
-        toi: Toi,
-    },
-    /// All source symbols have left (playlists may name it now).
-    SourceSent {
-        /// Driver's handle.
-        tag: ObjectTag,
-        /// Its TOI.
-        toi: Toi,
-    },
-    /// Everything, repair too, has left.
-    Sent {
-        /// Driver's handle.
-        tag: ObjectTag,
-        /// Its TOI.
-        toi: Toi,
-    },
-}
-
-/// Counters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SendStats {
-    /// UDP payload bytes by kind.
-    pub source_bytes: u64,
-    /// Repair packets' bytes, those that receivers asked for included.
-    pub repair_bytes: u64,
-    /// Of these, those that receivers asked for.
-    pub requested_bytes: u64,
-    /// FDT packets' bytes.
-    pub fdt_bytes: u64,
-    /// Packets of all kinds.
-    pub packets: u64,
-    /// Objects fully sent.
-    pub objects: u64,
-    /// Bytes of objects waiting or being sent.
-    pub queued_bytes: u64,
-    /// Objects waiting or being sent.
-    pub queued_objects: usize,
-    /// Objects that cannot be carried: longer than 255 blocks of 56,403 symbols, or with a URL that no FDT Instance takes.
-    pub refused_objects: u64,
-}
 
 /// The sending engine: one mutation, then drain [`SendSession::poll_output`] until it answers `Timeout`.
 ///
@@ -268,7 +70,8 @@ struct Identities {
     /// TOIs in use, where they follow from content: two objects of the same 32 bits must not meet.
     taken: HashSet<Toi>,
     known: HashMap<Identity, Toi>,
-    used: HashMap<Toi, u32>,
+    /// By layer.
+    used: HashMap<Toi, [u32; 2]>,
     order: VecDeque<Identity>,
 }
 
@@ -277,8 +80,8 @@ type Identity = (String, Option<u64>, Option<Digest>);
 
 /// Objects remembered for a second sending: the oldest is forgotten (and would get a new TOI).
 const REMEMBERED_OBJECTS: usize = 65_536;
-/// Repair ESIs start again from the first after this many: K and a generous sending more are still multicast's.
-const REPAIR_ESI_WRAP: u32 = ESI_MULTICAST_END / 2;
+/// Repair ESIs start again from the first after this many: K and a generous sending more are still the layer's.
+const REPAIR_ESI_WRAP: u32 = ESI_LAYER_2 / 2;
 
 impl Identities {
     fn assign(&mut self, object: &Object) -> Toi {
@@ -320,9 +123,10 @@ impl Identities {
         Toi(toi.into())
     }
 
-    /// The first of `count` repair symbols of each block of an object that were not sent before.
-    fn fresh(&mut self, toi: Toi, count: u32) -> u32 {
-        let used = self.used.entry(toi).or_default();
+    /// The first of `count` repair symbols of each block of an object that the layer has not sent before.
+    fn fresh(&mut self, toi: Toi, layer: usize, count: u32) -> u32 {
+        let [first, second] = self.used.entry(toi).or_default();
+        let used = if layer == 0 { first } else { second };
         let first = if *used > REPAIR_ESI_WRAP { 0 } else { *used };
         *used = first.saturating_add(count);
         first
@@ -431,8 +235,6 @@ impl SendSession {
         let size = self.config.symbol_size;
         let raptorq = raptorq_oti(length, size);
         let code = raptorq.as_ref().and_then(|oti| Blocks::of(oti, u64::MAX).ok());
-        let per_block =
-            code.map_or(0, |b| repair_symbols(b.block_symbols(Sbn(0)), self.config.repair_percent));
         let toi = self.identities.assign(&object);
         let no_code = source_oti(length, size);
         let (oti, fec) = match (self.config.profile, raptorq) {
@@ -448,15 +250,31 @@ impl SendSession {
             raptorq.filter(|_| self.config.profile == WireProfile::Mabr && self.config.repair_flow);
         self.announcer.add(toi, object.meta.clone(), oti, repair_oti);
         self.queue_fdt(length);
-        if let Some((code, oti)) = code.filter(|_| per_block > 0).zip(raptorq) {
-            let percent = self.config.repair_percent;
-            let wanted =
-                (0..code.count()).map(|i| (Sbn(i), repair_symbols(code.block_symbols(Sbn(i)), percent)));
-            let id = self.ask_repair(toi, &object.data, &code, wanted.collect());
-            self.repairing.push_back(Repairing::new(id, Some((tag, length)), toi, oti, code.count()));
+        if let Some(code) = code.zip(raptorq) {
+            let object = (toi, &object.data);
+            self.start_repair(Purpose::Object { tag, length }, self.config.repair_percent, object, code);
+            let percent = self.config.layer_2.map_or(0, |layer| layer.percent);
+            self.start_repair(Purpose::Layer2, percent, object, code);
         }
         self.sending = Some(Sending::new(tag, toi, fec, blocks, code.unwrap_or(blocks), object.data));
         true
+    }
+
+    /// Has the repair symbols made that are sent with an object in any case.
+    fn start_repair(
+        &mut self,
+        purpose: Purpose,
+        percent: u32,
+        (toi, data): (Toi, &Bytes),
+        (code, oti): (Blocks, Oti),
+    ) {
+        let of_block = |i| (Sbn(i), repair_symbols(code.block_symbols(Sbn(i)), percent));
+        let wanted: Vec<(Sbn, u32)> = (0..code.count()).map(of_block).filter(|(_, n)| *n > 0).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let id = self.ask_repair(toi, data, &code, purpose, wanted);
+        self.repairing.push_back(Repairing::new(id, purpose, toi, oti, code.count()));
     }
 
     fn refuse(&mut self, length: u64) -> bool {
@@ -466,11 +284,21 @@ impl SendSession {
     }
 
     /// Has fresh symbols made; returns the handle of the jobs.
-    fn ask_repair(&mut self, toi: Toi, data: &Bytes, code: &Blocks, wanted: Vec<(Sbn, u32)>) -> u64 {
+    fn ask_repair(
+        &mut self,
+        toi: Toi,
+        data: &Bytes,
+        code: &Blocks,
+        purpose: Purpose,
+        wanted: Vec<(Sbn, u32)>,
+    ) -> u64 {
         self.next_job += 1;
-        let first = self.identities.fresh(toi, wanted.iter().map(|(_, n)| *n).max().unwrap_or(0));
+        let most = wanted.iter().map(|(_, n)| *n).max().unwrap_or(0);
+        let second = purpose == Purpose::Layer2;
+        let first = self.identities.fresh(toi, usize::from(second), most);
         for (sbn, count) in wanted {
-            let from = Esi(code.block_symbols(sbn).saturating_add(first));
+            let base = if second { ESI_LAYER_2 } else { code.block_symbols(sbn) };
+            let from = Esi(base.saturating_add(first));
             if let Some(job) = EncodeJob::of_object(toi, data, code, sbn, from, count) {
                 self.commands.push_back(EncodeJob { id: self.next_job, ..job });
             }
@@ -489,15 +317,15 @@ impl SendSession {
             return;
         }
         let blocks = wanted.len() as u32; // at most 255
-        let id = self.ask_repair(toi, data, &code, wanted);
-        let mut repairing = Repairing::new(id, None, toi, oti, blocks);
+        let id = self.ask_repair(toi, data, &code, Purpose::Requested, wanted);
+        let mut repairing = Repairing::new(id, Purpose::Requested, toi, oti, blocks);
         repairing.release(self.now, Duration::ZERO);
         self.repairing.push_back(repairing);
     }
 
-    fn repairing_mut(&mut self, toi: Toi) -> Option<&mut Repairing> {
-        // The newest of this TOI: an object may be sent again while its last repair symbols are still leaving.
-        self.repairing.iter_mut().rev().find(|r| r.toi == toi && r.object.is_some())
+    /// The newest of this TOI: an object may be sent again while its last repair symbols are still leaving.
+    fn repairing_mut(&mut self, toi: Toi, is: impl Fn(Purpose) -> bool) -> Option<&mut Repairing> {
+        self.repairing.iter_mut().rev().find(|r| r.toi == toi && is(r.purpose))
     }
 
     fn queue_fdt(&mut self, object_length: u64) {
@@ -574,7 +402,10 @@ impl SendSession {
     fn source_sent(&mut self, tag: ObjectTag, toi: Toi, length: u64) {
         self.events.push_back(Event::SourceSent { tag, toi });
         let (now, spread) = (self.now, self.config.repair_spread);
-        match self.repairing_mut(toi) {
+        if let Some(second) = self.repairing_mut(toi, |p| p == Purpose::Layer2) {
+            second.release(now, spread);
+        }
+        match self.repairing_mut(toi, |p| matches!(p, Purpose::Object { .. })) {
             Some(repairing) => repairing.release(now, spread),
             None => self.sent(tag, toi, length),
         }
@@ -594,33 +425,41 @@ impl SendSession {
 
     fn transmit_repair(&mut self, i: usize, buf: &mut Vec<u8>) -> Transmit {
         let batch = self.batch();
-        let tsi = match self.config.profile {
-            WireProfile::Mabr => self.config.repair_tsi,
-            WireProfile::FluteRaptorq => self.config.tsi,
-        };
-        let close = self.config.close_objects;
+        let purpose = self.repairing.get(i).map(|r| r.purpose);
+        let (flow, tsi) = self.repair_session(purpose);
+        let close = self.config.close_objects && purpose != Some(Purpose::Layer2);
         let mut segment_size = 0;
         if let Some(repairing) = self.repairing.get_mut(i) {
             let packets = repairing.write(tsi, close, batch, self.now, buf);
             segment_size = buf.len() / packets.max(1);
             self.stats.packets += packets as u64;
-            if repairing.object.is_none() {
-                self.stats.requested_bytes += buf.len() as u64;
-            }
         }
-        self.stats.repair_bytes += buf.len() as u64;
-        let flow = match self.config.profile {
-            WireProfile::Mabr => FlowKind::Repair,
-            WireProfile::FluteRaptorq => FlowKind::Source,
-        };
+        let bytes = buf.len() as u64;
+        match purpose {
+            Some(Purpose::Layer2) => self.stats.layer_2_bytes += bytes,
+            Some(Purpose::Requested) => self.stats.requested_bytes += bytes,
+            Some(Purpose::Object { .. }) | None => {}
+        }
+        if flow != FlowKind::Layer2 {
+            self.stats.repair_bytes += bytes;
+        }
         Transmit { flow, len: buf.len(), segment_size }
+    }
+
+    /// Which session repair symbols are sent in.
+    fn repair_session(&self, purpose: Option<Purpose>) -> (FlowKind, Tsi) {
+        match (purpose, self.config.layer_2, self.config.profile) {
+            (Some(Purpose::Layer2), Some(layer), _) => (FlowKind::Layer2, layer.tsi),
+            (_, _, WireProfile::Mabr) => (FlowKind::Repair, self.config.repair_tsi),
+            (_, _, WireProfile::FluteRaptorq) => (FlowKind::Source, self.config.tsi),
+        }
     }
 
     /// Ends the first object whose repair symbols have all left.
     fn finish_repaired(&mut self) -> bool {
         let Some(i) = self.repairing.iter().position(Repairing::is_done) else { return false };
         if let Some(done) = self.repairing.remove(i)
-            && let Some((tag, length)) = done.object
+            && let Purpose::Object { tag, length } = done.purpose
         {
             self.sent(tag, done.toi, length);
         }

@@ -165,6 +165,7 @@ fn foreign(endpoint: &Endpoint, flows: &BTreeSet<Tsi>) -> SessionDescription {
         flow: Flow {
             endpoint: Endpoint { tsi: *tsi, ..*endpoint },
             repair: None,
+            repair_layer_2: None,
             profile: WireProfile::FluteRaptorq,
             symbol_size: limits::SYMBOL_SIZE_DEFAULT,
             repair_percent: 0,

@@ -5,11 +5,12 @@ use super::stats::{Window, add, share};
 use super::{Entry, Hub, State};
 use crate::doctor::{self, Report};
 use crate::snapshot::{
-    Bytes, ChannelSnapshot, ChannelState, History, Objects, Observe, RenditionSnapshot, SessionSnapshot,
-    Snapshot, Totals,
+    Bytes, ChannelSnapshot, ChannelState, History, LayerSnapshot, Objects, Observe, RenditionSnapshot,
+    SessionSnapshot, Snapshot, Totals,
 };
 use crate::urls::RenditionKey;
 use mahp_common::catalog::{Endpoint, Format, Role};
+use mahp_common::repair::layer::LayerControl;
 use mahp_common::{Time, WallTime};
 use mahp_runtime::admin::Status;
 use metrics::{counter, gauge};
@@ -97,6 +98,7 @@ impl Hub {
         self.with(|state, now| {
             state.joins.tick(now);
             state.reopen(now);
+            state.tick_layers(now);
             let second = state.second(self, now);
             state.rings.push(wall.unix_secs(), second);
         });
@@ -134,11 +136,16 @@ impl Hub {
         let state = self.state();
         for channel in &state.channels {
             let name = || channel.name.clone();
-            let of_channel = state.renditions.iter().filter(|(k, _)| *k.channel == *channel.name);
+            let of_channel = || state.renditions.iter().filter(|(k, _)| *k.channel == *channel.name);
             let mut sum = super::stats::Counts::default();
-            for (_, entry) in of_channel {
+            for (_, entry) in of_channel() {
                 sum.add(&entry.stats.counts);
             }
+            let layers = || of_channel().filter_map(|(_, e)| e.layer.as_ref());
+            let joins = layers().map(LayerControl::joins).sum();
+            counter!("mahp_receiver_repair_layer_joins_total", "channel" => name()).absolute(joins);
+            let joined = of_channel().filter(|(_, e)| e.is_in_layer_2()).count();
+            gauge!("mahp_receiver_repair_layer_joined", "channel" => name()).set(joined as f64);
             counter!("mahp_receiver_packets_total", "channel" => name()).absolute(sum.packets);
             counter!("mahp_receiver_received_bytes_total", "channel" => name()).absolute(sum.bytes);
             counter!("mahp_receiver_symbols_missing_total", "channel" => name()).absolute(sum.lost_symbols);
@@ -358,13 +365,32 @@ impl Entry {
             assembly_bytes: self.stats.assembly_bytes,
             completion_ms: self.stats.completion.quantiles(),
             delay_ms: self.stats.delay_ms,
+            repair_layer_2: self.layer_snapshot(),
         }
     }
 
+    fn layer_snapshot(&self) -> Option<LayerSnapshot> {
+        let (layer, control) = self.rendition.flow.repair_layer_2.as_ref().zip(self.layer.as_ref())?;
+        Some(LayerSnapshot {
+            flow: endpoint_text(&layer.endpoint),
+            percent: layer.percent,
+            joined: self.is_in_layer_2(),
+            joins: control.joins(),
+            packets: self.flow.as_ref().map_or(0, |f| f.datagrams()[2]),
+            error: self.flow.as_ref().map(|f| f.layer_2().error()).unwrap_or_default(),
+        })
+    }
+
     fn doctor_flows(&self, key: &RenditionKey, now: Time) -> Vec<doctor::Flow> {
-        let endpoints = [Some(self.rendition.flow.endpoint), self.rendition.flow.repair];
+        let flow = &self.rendition.flow;
+        let second = flow.repair_layer_2.filter(|_| self.is_in_layer_2()).map(|layer| layer.endpoint);
+        let endpoints = [Some(flow.endpoint), flow.repair, second];
         let one = |(i, e): (usize, Endpoint)| doctor::Flow {
-            name: if i == 0 { key.to_string() } else { format!("{key} (repair)") },
+            name: match i {
+                0 => key.to_string(),
+                1 => format!("{key} (repair)"),
+                _ => format!("{key} (repair layer 2)"),
+            },
             source: e.source,
             group: Some(e.group),
             port: e.port,

@@ -1,6 +1,6 @@
 //! Sessions come, change and go: what is on offer.
 
-use super::{Entry, Hub, Session, SessionId, State};
+use super::{Entry, Hub, Session, SessionId, State, layer};
 use crate::config::SessionSource;
 use crate::expect::Hearing;
 use crate::joins::Offer;
@@ -143,6 +143,9 @@ impl State {
                 let moved = entry.rendition.flow != rendition.flow
                     || entry.channel.standby_sources != channel.standby_sources
                     || entry.session != session;
+                if entry.rendition.flow != rendition.flow {
+                    entry.layer = layer::control(rendition);
+                }
                 if entry.channel.live != channel.live
                     || entry.channel.target_duration_ms != channel.target_duration_ms
                 {
@@ -167,6 +170,7 @@ impl State {
                     error: String::new(),
                     allotted: 0,
                     stats: super::RenditionStats::default(),
+                    layer: layer::control(rendition),
                     flying: VecDeque::new(),
                 };
                 self.renditions.insert(key.clone(), entry);

@@ -38,7 +38,7 @@ pub struct Wanted {
     pub lack: Lack,
     /// Pacing rate of its flow.
     pub rate_bps: u64,
-    /// Repair share of its flow.
+    /// Repair share of its flow, all layers that are joined.
     pub repair_percent: u32,
     /// By when it should be here.
     pub deadline: Time,
@@ -75,6 +75,8 @@ pub struct Received {
     pub runs: [u64; RUN_BINS],
     /// From the join to the first packet, milliseconds.
     pub join_ms: Option<u64>,
+    /// The second repair layer is joined.
+    pub layer_2: bool,
 }
 
 /// A joined rendition that somebody watches and a MoQ publisher has.
@@ -126,6 +128,7 @@ impl Received {
             bytes: ByPath::default(),
             runs: [0; RUN_BINS],
             join_ms: None,
+            layer_2: false,
         }
     }
 }
@@ -218,6 +221,7 @@ impl Hub {
                 recovered: c.recovered_symbols,
                 bytes: c.object_bytes,
                 runs: c.loss_runs,
+                layer_2: entry.is_in_layer_2(),
                 join_ms: entry.join_delay().map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
                 ..Received::new(key.clone(), entry.rendition.flow.endpoint.tsi)
             };
@@ -256,7 +260,7 @@ impl State {
             meta: flight.meta.clone(),
             lack,
             rate_bps: entry.rendition.flow.rate_bps,
-            repair_percent: entry.rendition.flow.repair_percent,
+            repair_percent: entry.repair_percent(),
             deadline,
             servers,
             origin: !Recipe::is(&flight.meta),

@@ -25,7 +25,7 @@ use mahp_common::{ByteRange, Time};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::Fetcher;
 use report::Reporting;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -96,6 +96,8 @@ pub struct Recovery {
     reporting: Reporting,
     /// What was last seen of each object that the planner knows.
     wanted: BTreeMap<ObjectKey, Wanted>,
+    /// Of these, those that the stream did not complete.
+    short: BTreeSet<ObjectKey>,
     running: JoinSet<Ended>,
 }
 
@@ -133,6 +135,7 @@ impl Recovery {
             servers: HashMap::new(),
             reporting: Reporting::new(fastrand::u64(..)),
             wanted: BTreeMap::new(),
+            short: BTreeSet::new(),
             running: JoinSet::new(),
         }
     }
@@ -161,6 +164,7 @@ impl Recovery {
             self.wanted.keys().filter(|k| !wanted.iter().any(|w| w.key == **k)).copied().collect();
         for key in gone {
             self.wanted.remove(&key);
+            self.short.remove(&key);
             self.planner.handle_input(Input::Gone { key });
         }
         for w in wanted {
@@ -185,10 +189,20 @@ impl Recovery {
             self.wanted.insert(w.key, w);
         }
         let planned = self.act(now);
+        self.tell_short();
         let hopes = self.wanted.keys().filter_map(|k| Some((*k, self.planner.hope(*k)?))).collect();
         self.hub.set_hopes(hopes);
         let usual = now + if self.wanted.is_empty() { IDLE } else { LOOK };
         planned.map_or(usual, |at| at.max(now + LOOK_MIN).min(usual))
+    }
+
+    /// Tells the hub once of each object that the stream did not complete.
+    fn tell_short(&mut self) {
+        for (key, wanted) in &self.wanted {
+            if self.planner.is_revealed(*key) && self.short.insert(*key) {
+                self.hub.fell_short(wanted);
+            }
+        }
     }
 
     fn server(&mut self, url: &Url, weight: u32) -> Server {

@@ -100,6 +100,7 @@ fn since(now: &Received, before: &Received, period: Duration) -> Reception {
         bytes: bytes.iter().filter(|(_, n)| *n > 0).map(|(p, n)| (p.as_str().to_owned(), n)).collect(),
         runs: now.runs.iter().zip(before.runs).map(|(a, b)| a.saturating_sub(b)).collect(),
         join_ms: now.join_ms.filter(|_| before.join_ms.is_none()),
+        layer_2: now.layer_2,
     }
 }
 

@@ -432,7 +432,7 @@ impl Inner {
 
     fn reception(&mut self, now: Time, from: Reporter, r: &Reception) {
         let Some(flow) = self.flows.get_mut(&Tsi(r.tsi)) else { return };
-        flow.share.report(now, from, r.lost, r.expected);
+        flow.share.report(now, from, r.lost, r.expected, r.layer_2);
         let sum = &mut flow.reception;
         for (a, b) in [
             (&mut sum.packets, r.packets),

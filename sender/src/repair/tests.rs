@@ -15,6 +15,7 @@ fn flow() -> mahp_common::catalog::Flow {
     mahp_common::catalog::Flow {
         endpoint: Endpoint { source: None, group, port: 5000, tsi: Tsi(TSI) },
         repair: None,
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: 1344,
         repair_percent: 15,

@@ -208,6 +208,7 @@ fn announcement(description: &SessionDescription) -> mahp_common::catalog::Flow 
     mahp_common::catalog::Flow {
         endpoint: description.announcement.expect("announced"),
         repair: None,
+        repair_layer_2: None,
         profile: mahp_common::catalog::WireProfile::Mabr,
         ..first.clone()
     }

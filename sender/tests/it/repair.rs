@@ -39,6 +39,7 @@ fn flow() -> Flow {
     Flow {
         endpoint: Endpoint { source: None, group, port: 5000, tsi: TSI },
         repair: None,
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: 1344,
         repair_percent: 15,

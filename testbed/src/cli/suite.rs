@@ -9,7 +9,10 @@ use anyhow::Context;
 use mahp_runtime::error::StartupError;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Suites leave out scenarios that last longer.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Runs one scenario in this process: `Ok(true)` when it passed.
 pub(super) fn run(name: &str, short: bool, how: &How) -> Result<bool, StartupError> {
@@ -82,7 +85,9 @@ pub(super) fn suite(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
     let mut names: Vec<&str> = Vec::new();
     for builtin in builtins().iter().filter(|b| wanted(b.name)) {
         let scenario = Scenario::parse(builtin.name, builtin.text)?;
-        if !short || scenario.short > 0.0 {
+        // What lasts longer than everything else together is run by name.
+        let fits = scenario.duration.0 <= LONGEST;
+        if fits && (!short || scenario.short > 0.0) {
             names.push(builtin.name);
         }
     }

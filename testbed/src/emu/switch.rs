@@ -5,10 +5,13 @@ use super::pipe::{Cause, Impairment, Packet, Pipe};
 use super::snoop::Membership;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// Entries of the trace; later ones are counted only.
 const TRACE_MAX: usize = 400_000;
+/// Groups that are counted, over all legs.
+const GROUPS_MAX: usize = 16_384;
 /// Frames that are ready for hosts. Beyond it the oldest waits no longer.
 const READY_MAX: usize = 65_536;
 
@@ -51,7 +54,7 @@ pub struct Trace {
     /// Length of the frame.
     pub length: usize,
     /// Group and port, when it is multicast.
-    pub to: Option<(std::net::IpAddr, u16)>,
+    pub to: Option<(IpAddr, u16)>,
 }
 
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub struct Switch {
     untraced: u64,
     /// Unicast frames and bytes by leg of departure and arrival, as delivered.
     pairs: BTreeMap<(usize, usize), Count>,
+    /// Multicast frames and bytes towards a leg, by group.
+    groups: BTreeMap<(usize, IpAddr), Count>,
     overflow: u64,
 }
 
@@ -97,6 +102,7 @@ impl Switch {
             trace: Vec::new(),
             untraced: 0,
             pairs: BTreeMap::new(),
+            groups: BTreeMap::new(),
             overflow: 0,
         }
     }
@@ -166,9 +172,19 @@ impl Switch {
             }
         };
         for to in targets {
+            self.note_group(to, &packet);
             if let Some(packet) = self.offer(now, to, Direction::Down, class, packet.clone()) {
                 self.deliver(to, packet, class);
             }
+        }
+    }
+
+    fn note_group(&mut self, to: usize, packet: &Packet) {
+        let Some(group) = packet.datagram.map(|d| d.group) else { return };
+        if self.groups.len() < GROUPS_MAX || self.groups.contains_key(&(to, group)) {
+            let count = self.groups.entry((to, group)).or_default();
+            count.frames += 1;
+            count.bytes += packet.frame.len() as u64;
         }
     }
 
@@ -237,8 +253,13 @@ impl Switch {
         self.pairs.get(&(from, to)).copied().unwrap_or_default()
     }
 
+    /// Multicast of a group sent down a leg so far, before anything was done to it there.
+    pub fn of_group(&self, leg: usize, group: IpAddr) -> Count {
+        self.groups.get(&(leg, group)).copied().unwrap_or_default()
+    }
+
     /// Whether the host of a leg would get what `source` sends to `group`.
-    pub fn carries(&self, leg: usize, source: std::net::IpAddr, group: std::net::IpAddr) -> bool {
+    pub fn carries(&self, leg: usize, source: IpAddr, group: IpAddr) -> bool {
         self.legs.get(leg).is_some_and(|l| l.members.wants(source, group))
     }
 

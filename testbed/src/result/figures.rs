@@ -4,6 +4,7 @@ use super::{Collected, Span, Watched};
 use crate::client::{Fetched, Verdict, Via};
 use crate::scenario::PlayerKind;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Start-up: a player's first segments exist before its receiver has joined, so they come by unicast and are counted apart.
 pub const START_UP_S: f64 = 8.0;
@@ -58,6 +59,12 @@ pub struct Figures {
     pub receiver_cpu_s_per_gb: Option<f64>,
     /// Largest resident memory of a receiver, bytes.
     pub receiver_rss_max: Option<u64>,
+    /// Multicast of second repair layers that was sent down the leg of each receiver, Ethernet bytes; empty: there is no such layer.
+    pub layer_2_bytes: BTreeMap<String, u64>,
+    /// By how much the resident memory of each program grew, bytes an hour: least squares over the last two thirds of the run.
+    pub memory_slope: BTreeMap<String, f64>,
+    /// Length of the run, seconds: the slope of a short one is that of its start.
+    pub lasted_s: f64,
     /// Multicast bytes on the wire (Ethernet) of what the sender's media has; 0.2 = 20 % more.
     pub wire_overhead: Option<f64>,
 }
@@ -102,7 +109,7 @@ pub(super) struct Ground<'a> {
 impl Ground<'_> {
     /// All figures.
     pub(super) fn figures(&self) -> Figures {
-        let mut f = Figures::default();
+        let mut f = Figures { lasted_s: self.duration_s, ..Figures::default() };
         self.of_players(&mut f);
         self.of_probes(&mut f);
         self.of_unicast(&mut f);
@@ -257,8 +264,21 @@ impl Ground<'_> {
         f.receiver_cpu_s_per_gb = (received > 0.0).then(|| sum("cpu_seconds") / received * 1e9);
         f.receiver_rss_max =
             receivers.iter().filter_map(|r| most(r, "rss_bytes")).reduce(f64::max).map(|b| b as u64);
+        f.layer_2_bytes = self.by_host("layer_2_bytes", |host, what| of(host, what).map(|b| b as u64));
+        f.memory_slope = self.by_host("rss_bytes", |host, what| {
+            let late = self.duration_s / 3.0;
+            let rows = series.t.iter().zip(series.column(&format!("{host}/{what}")));
+            slope(rows.filter(|(t, _)| **t >= late).filter_map(|(t, v)| Some((*t, (*v)?))))
+                .map(|s| s * 3600.0)
+        });
         let media = of("origin", "sender_media_bytes").unwrap_or_default();
         f.wire_overhead = (media > 0.0 && sent > 0.0).then(|| sent / media - 1.0);
+    }
+
+    /// A value of each host that has one.
+    fn by_host<T>(&self, what: &str, value: impl Fn(&str, &str) -> Option<T>) -> BTreeMap<String, T> {
+        let hosts = self.collected.receivers.keys().map(String::as_str).chain(["sender", "standby"]);
+        hosts.filter_map(|host| Some((host.to_owned(), value(host, what)?))).collect()
     }
 
     /// The ledger of each receiver.
@@ -294,6 +314,18 @@ impl Ground<'_> {
             not_judged: not_judged.into(),
         }
     }
+}
+
+/// Slope of the line through points that has the least squares; `None`: no line goes through them.
+fn slope(points: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let points: Vec<(f64, f64)> = points.collect();
+    let n = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    let (xy, xx) = points
+        .iter()
+        .fold((0.0, 0.0), |(xy, xx), p| (xy + (p.0 - x) * (p.1 - y), xx + (p.0 - x) * (p.0 - x)));
+    (xx > 0.0).then(|| xy / xx)
 }
 
 /// Columns of a receiver that count media bytes by unicast.

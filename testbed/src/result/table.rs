@@ -9,7 +9,7 @@ use std::fmt::Write;
 pub(super) type Row = (&'static str, fn(&Figures) -> Option<String>);
 
 /// What is shown of every run, in the order of importance.
-pub(super) const ROWS: [Row; 20] = [
+pub(super) const ROWS: [Row; 23] = [
     ("stalls", |f| Some(format!("{} ({} ms)", f.stalls, f.stalled_ms))),
     ("media shown", |f| f.played_share.map(percent)),
     ("packets lost on the way", |f| f.loss.map(percent)),
@@ -30,7 +30,22 @@ pub(super) const ROWS: [Row; 20] = [
     ("sender, memory", |f| f.sender_rss_max.map(megabytes)),
     ("receiver, processor time for 1 GB", |f| f.receiver_cpu_s_per_gb.map(|s| format!("{s:.1} s"))),
     ("receiver, memory", |f| f.receiver_rss_max.map(megabytes)),
+    ("growth of memory, sender", |f| slope(f, |host| !host.starts_with("receiver-"))),
+    ("growth of memory, receivers", |f| slope(f, |host| host.starts_with("receiver-"))),
+    ("second repair layer, carried to", layer_2),
 ];
+
+/// The fastest growth of the programs of these hosts. Of short runs it is that of a start.
+fn slope(f: &Figures, hosts: fn(&str) -> bool) -> Option<String> {
+    let most = f.memory_slope.iter().filter(|(host, _)| hosts(host)).map(|(_, s)| *s).reduce(f64::max);
+    most.map(|bytes| format!("{:.1} MB/h", bytes / 1e6))
+}
+
+fn layer_2(f: &Figures) -> Option<String> {
+    let one = |(host, bytes): (&String, &u64)| format!("{host} {}", megabytes(*bytes));
+    let all: Vec<String> = f.layer_2_bytes.iter().map(one).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
 
 fn percent(fraction: f64) -> String {
     // More digits where they matter: near 0 and 100 %.

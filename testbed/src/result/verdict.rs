@@ -77,6 +77,9 @@ pub fn all(
     out
 }
 
+/// The growth of memory is judged in runs of at least this length.
+const MEMORY_RUN_S: f64 = 1800.0;
+
 /// Collects criteria.
 struct Judge {
     out: Vec<Criterion>,
@@ -107,6 +110,37 @@ impl Judge {
     fn at_most(&mut self, name: &str, bound: Option<u64>, measured: Option<u64>, unit: &str) {
         let wanted = |b: u64| format!("at most {b}{unit}");
         self.check(name, bound, measured, wanted, |m| format!("{m}{unit}"), |m, b| m <= b);
+    }
+
+    fn layer_2(&mut self, only: Option<&str>, f: &Figures) {
+        let Some(only) = only else { return };
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        let of = |host: &str| f.layer_2_bytes.get(host).copied();
+        let others: u64 = f.layer_2_bytes.iter().filter(|(host, _)| *host != only).map(|(_, b)| b).sum();
+        self.out.push(Criterion {
+            name: "layer-2-only".into(),
+            wanted: format!("reaches {only} and nobody else"),
+            measured: of(only).map_or("nothing".into(), |bytes| {
+                format!("{:.1} MB to {only}, {:.1} MB to others", mb(bytes), mb(others))
+            }),
+            holds: of(only).is_some_and(|bytes| bytes > 0) && others == 0,
+            must_fail: false,
+        });
+    }
+
+    fn memory(&mut self, bound: Option<f64>, f: &Figures) {
+        let Some(bound) = bound else { return };
+        let most = f.memory_slope.iter().max_by(|a, b| a.1.total_cmp(b.1));
+        let tells = f.lasted_s >= MEMORY_RUN_S;
+        let short = if tells { "" } else { "; not judged: the run is shorter than half an hour" };
+        self.out.push(Criterion {
+            name: "memory-slope".into(),
+            wanted: format!("at most {:.0} MB/h", bound / 1e6),
+            measured: most
+                .map_or("nothing".into(), |(host, slope)| format!("{:.1} MB/h ({host}){short}", slope / 1e6)),
+            holds: !tells || most.is_some_and(|(_, slope)| *slope <= bound),
+            must_fail: false,
+        });
     }
 
     fn share_at_most(&mut self, name: &str, bound: Option<f64>, measured: Option<f64>) {
@@ -145,6 +179,8 @@ fn judge(pass: &Pass, f: &Figures) -> Vec<Criterion> {
     judge.at_most("startup-over-direct", millis(pass.startup_over_direct), over, " ms");
     judge.share_at_most("egress", share(pass.egress), f.egress_share);
     judge.at_most("requests", pass.requests, Some(f.peak_requests), " in a second");
+    judge.layer_2(pass.layer_2_only.as_deref(), f);
+    judge.memory(pass.memory_slope.map(|g| g.bytes_per_hour), f);
     let outside = pass.unicast_only_during_outage_plus.map(|_| 0);
     judge.at_most("unicast-only-during-outage-plus", outside, f.unicast_outside_outage, " bytes outside");
     judge.out

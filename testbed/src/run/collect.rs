@@ -11,6 +11,7 @@ use crate::result::{Collected, Series};
 use mahp_receiver::snapshot::{RenditionSnapshot, Snapshot};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// See the module.
@@ -75,6 +76,7 @@ impl Collector {
                 }
             }
         }
+        self.layers(lan);
         // What unicast costs origin and sender: only what goes to receivers and viewers, not what the sender itself pulls.
         let switch = lan.emulator().switch();
         for from in ["origin", "sender", "standby"] {
@@ -82,6 +84,21 @@ impl Collector {
             let to = lan.hosts().iter().filter(|h| h.name.starts_with("receiver-") || h.name == "crowd");
             let bytes: u64 = to.map(|h| switch.between(leg, h.leg).bytes).sum();
             self.series.put(&format!("{from}/to_receivers_bytes"), bytes as f64);
+        }
+    }
+
+    /// What of second repair layers is carried to whom, where the sender has any.
+    fn layers(&mut self, lan: &Lan) {
+        let groups: Vec<IpAddr> = renditions(&self.collected.sender)
+            .filter_map(|r| r["repair_layer_2"]["group"].as_str()?.parse().ok())
+            .collect();
+        if groups.is_empty() {
+            return;
+        }
+        let switch = lan.emulator().switch();
+        for host in lan.hosts().iter().filter(|h| h.name.starts_with("receiver-")) {
+            let bytes: u64 = groups.iter().map(|group| switch.of_group(host.leg, *group).bytes).sum();
+            self.series.put(&format!("{}/layer_2_bytes", host.name), bytes as f64);
         }
     }
 
@@ -103,12 +120,8 @@ impl Collector {
 
     fn sender(&mut self, body: &[u8]) {
         let Ok(status) = serde_json::from_slice::<Value>(body) else { return };
-        let renditions = || {
-            let channels = status["channels"].as_array().into_iter().flatten();
-            channels.flat_map(|c| c["renditions"].as_array().into_iter().flatten())
-        };
-        for kind in ["source", "repair", "fdt"] {
-            let bytes: f64 = renditions().filter_map(|r| r["bytes"][kind].as_f64()).sum();
+        for kind in ["source", "repair", "repair_layer_2", "fdt"] {
+            let bytes: f64 = renditions(&status).filter_map(|r| r["bytes"][kind].as_f64()).sum();
             self.series.put(&format!("sender/{kind}_bytes"), bytes);
         }
         numbers("sender", "repair", &status["repair"], &mut self.series);
@@ -189,6 +202,12 @@ impl Collector {
     pub(super) fn finish(self) -> Collected {
         Collected { series: self.series, ..self.collected }
     }
+}
+
+/// Renditions of all channels in the sender's status.
+fn renditions(status: &Value) -> impl Iterator<Item = &Value> {
+    let channels = status["channels"].as_array().into_iter().flatten();
+    channels.flat_map(|c| c["renditions"].as_array().into_iter().flatten())
 }
 
 /// Every number of a JSON object, whatever it is called: counters that a program adds later are in the report at once.

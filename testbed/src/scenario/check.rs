@@ -206,6 +206,13 @@ fn events(s: &Scenario) -> Checked {
 }
 
 fn criteria(s: &Scenario) -> Checked {
+    if let Some(host) = &s.pass.layer_2_only {
+        let known = (1..=s.receivers.count).any(|n| *host == format!("receiver-{n}"));
+        if !known {
+            let message = format!("there is no receiver `{host}`");
+            return Err(Wrong::new(("pass", 0), "layer-2-only", message, "layer-2-only = \"receiver-1\""));
+        }
+    }
     let names = verdict::names(&s.pass);
     for name in &s.pass.must_fail {
         if !names.contains(name) {

@@ -8,7 +8,7 @@ mod tests;
 mod values;
 
 pub use builtin::{Builtin, all as builtins, find as builtin};
-pub use values::Share;
+pub use values::{Growth, Share};
 
 use crate::emu::{Direction, Impairment, LossModel, TrafficClass};
 use mahp_runtime::config::{BitRate, ByteSize, Span};
@@ -445,6 +445,10 @@ pub struct Pass {
     pub requests: Option<u64>,
     /// Outside the outages given in `impair` and this long after them, no unicast.
     pub unicast_only_during_outage_plus: Option<Span>,
+    /// Second repair layers reach this receiver and no other.
+    pub layer_2_only: Option<String>,
+    /// Most growth of the memory of any program. Judged in runs of half an hour and more: before, memory fills.
+    pub memory_slope: Option<Growth>,
     /// Criteria above that must fail: a negative control passes when these fail.
     #[serde(default)]
     pub must_fail: Vec<String>,

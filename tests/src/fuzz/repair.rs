@@ -25,6 +25,7 @@ fn flow() -> Flow {
     Flow {
         endpoint: endpoint(5000, Tsi(1)),
         repair: Some(endpoint(5001, Tsi(2))),
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: SYMBOL_SIZE,
         repair_percent: 15,

@@ -19,6 +19,8 @@ pub struct RecvConfig {
     pub tsi: Option<Tsi>,
     /// TSI of the repair flow, where it differs.
     pub repair_tsi: Option<Tsi>,
+    /// TSI of the second repair layer, where there is one.
+    pub layer_2_tsi: Option<Tsi>,
     /// Key that FDT Instances must be signed with; `None` = unsigned accepted (interoperation only).
     pub key: Option<crate::auth::VerifyingKey>,
     /// Whether objects without a digest are accepted (foreign senders). Never with `key`.
@@ -47,6 +49,7 @@ impl Default for RecvConfig {
         RecvConfig {
             tsi: None,
             repair_tsi: None,
+            layer_2_tsi: None,
             key: None,
             allow_undigested: false,
             senders: 1,

@@ -121,13 +121,23 @@ impl Sending {
     }
 }
 
+/// What repair symbols are sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// With the object, whose sending they end: driver's handle and length.
+    Object { tag: ObjectTag, length: u64 },
+    /// With the object, in the second layer.
+    Layer2,
+    /// Receivers asked for them.
+    Requested,
+}
+
 /// Repair symbols of one object.
 #[derive(Debug)]
 pub(super) struct Repairing {
     /// Handle of its encode jobs.
     pub(super) id: u64,
-    /// The object whose sending this ends: driver's handle and length. None: symbols that receivers asked for.
-    pub(super) object: Option<(ObjectTag, u64)>,
+    pub(super) purpose: Purpose,
     pub(super) toi: Toi,
     oti: Oti,
     waiting: u32,
@@ -147,14 +157,8 @@ struct Release {
 
 impl Repairing {
     /// `blocks`: how many encode jobs there are.
-    pub(super) fn new(
-        id: u64,
-        object: Option<(ObjectTag, u64)>,
-        toi: Toi,
-        oti: Oti,
-        blocks: u32,
-    ) -> Repairing {
-        Repairing { id, object, toi, oti, waiting: blocks, blocks: BTreeMap::new(), left: 0, released: None }
+    pub(super) fn new(id: u64, purpose: Purpose, toi: Toi, oti: Oti, blocks: u32) -> Repairing {
+        Repairing { id, purpose, toi, oti, waiting: blocks, blocks: BTreeMap::new(), left: 0, released: None }
     }
 
     pub(super) fn add(&mut self, result: EncodeResult) {

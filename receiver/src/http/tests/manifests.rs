@@ -32,6 +32,7 @@ fn with_rendition(rig: &Rig, playlist: &str) {
     let flow = Flow {
         endpoint,
         repair: None,
+        repair_layer_2: None,
         profile: WireProfile::Mabr,
         symbol_size: 1344,
         repair_percent: 15,
