@@ -239,7 +239,7 @@ pub fn sdp(description: &SessionDescription, ttl: u8) -> String {
             media(&mut out, ttl, repair, &format!("{title} repair"), Some(flow), 1);
         }
         if let Some(layer) = &flow.repair_layer_2 {
-            media(&mut out, &layer.endpoint, &format!("{title} repair layer 2"), Some(flow), 1);
+            media(&mut out, ttl, &layer.endpoint, &format!("{title} repair layer 2"), Some(flow), 1);
         }
     }
     out

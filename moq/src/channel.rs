@@ -5,7 +5,7 @@
 //! from content and have no order: they are the groups of the tracks that are only fetched from.
 
 use crate::catalog::{self, Catalog, Kind};
-use crate::plane::{Boxed, Fetched, Object, Refusal, Source};
+use crate::plane::{Asker, Boxed, Fetched, Object, Refusal, Source};
 use crate::symbols::SymbolRange;
 use crate::track::{Track, TrackConfig};
 use crate::wire::{Location, LocationRange, TrackName, request_error};
@@ -13,10 +13,12 @@ use bytes::Bytes;
 use mahp_common::catalog::Channel;
 use mahp_common::fec::partition::{raptorq_oti, source_oti};
 use mahp_common::fec::{Blocks, EncodeJob};
-use mahp_common::{ObjectKind, Toi, WallTime};
+use mahp_common::repair::ObjectId;
+use mahp_common::{ObjectKind, Sbn, Toi, Tsi, WallTime};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -47,6 +49,8 @@ pub struct ChannelStats {
     pub symbols: u64,
     /// Requests for symbols, and subscriptions, that were told to wait.
     pub busy: u64,
+    /// Requests for symbols that were told to wait for multicast.
+    pub deferred: u64,
 }
 
 /// See the module.
@@ -58,10 +62,20 @@ pub struct ChannelTracks {
     objects: AtomicU64,
     symbols: AtomicU64,
     busy: AtomicU64,
+    deferred: AtomicU64,
+    lacks: OnceLock<Arc<dyn Lacks>>,
+}
+
+/// Hears who lacks symbols, so that what many lack is multicast once.
+pub trait Lacks: fmt::Debug + Send + Sync {
+    /// Somebody asks for symbols of a block. The time to tell it to come again after, as they may come by multicast until then;
+    /// none: it is answered.
+    fn asked(&self, asker: Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration>;
 }
 
 #[derive(Debug)]
 struct Rendition {
+    tsi: Tsi,
     symbol_size: u16,
     media: Arc<Track>,
     documents: Arc<Track>,
@@ -101,6 +115,7 @@ impl ChannelTracks {
         };
         let renditions = channel.renditions.iter().map(|r| {
             let rendition = Rendition {
+                tsi: r.flow.endpoint.tsi,
                 symbol_size: r.flow.symbol_size,
                 media: track(PRIORITY_MEDIA, 1),
                 documents: track(PRIORITY_DOCUMENTS, 8),
@@ -116,7 +131,14 @@ impl ChannelTracks {
             objects: AtomicU64::new(0),
             symbols: AtomicU64::new(0),
             busy: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
+            lacks: OnceLock::new(),
         }
+    }
+
+    /// Who hears of lacks. Once.
+    pub fn set_lacks(&self, lacks: Arc<dyn Lacks>) {
+        let _ = self.lacks.set(lacks);
     }
 
     /// Publishes an object: its record first, then itself. One that is held already (a carousel sends it again) and one of an unknown
@@ -152,6 +174,26 @@ impl ChannelTracks {
             held_bytes: self.renditions.values().map(held).sum::<usize>() as u64,
             symbols: self.symbols.load(Ordering::Relaxed),
             busy: self.busy.load(Ordering::Relaxed),
+            deferred: self.deferred.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Symbols for somebody, unless they are sent to all who lack some.
+    async fn symbols(
+        &self,
+        asker: Asker,
+        rendition: &Rendition,
+        range: LocationRange,
+    ) -> Result<Fetched, Refusal> {
+        let SymbolRange { toi, sbn, count, .. } = SymbolRange::of(range)?;
+        let id = ObjectId { tsi: rendition.tsi, toi };
+        let wait = self.lacks.get().and_then(|lacks| lacks.asked(asker, id, sbn, count));
+        match wait {
+            Some(wait) => {
+                self.deferred.fetch_add(1, Ordering::Relaxed);
+                Err(Refusal::excessive_load("these symbols may come by multicast", wait))
+            }
+            None => self.make(rendition, range).await,
         }
     }
 
@@ -277,6 +319,20 @@ impl Source for ChannelTracks {
                 Some((r, Kind::Objects)) => r.whole(range),
                 Some((r, Kind::Media)) => r.media.fetch(range),
                 _ => self.track(name).await?.fetch(range),
+            }
+        })
+    }
+
+    fn fetch_for<'a>(
+        &'a self,
+        asker: Asker,
+        name: &'a TrackName,
+        range: LocationRange,
+    ) -> Boxed<'a, Result<Fetched, Refusal>> {
+        Box::pin(async move {
+            match self.find(name) {
+                Some((r, Kind::Symbols)) => self.symbols(asker, r, range).await,
+                _ => self.fetch(name, range).await,
             }
         })
     }

@@ -3,7 +3,9 @@
 //! A publisher has an exchange with its own sources in it; a relay lets peers add theirs ([`Exchange::relay`]). A request
 //! goes to the source with the longest matching namespace.
 
-use crate::plane::{Boxed, Event, Fetched, Fetching as _, ObjectPlane, Refusal, Source, Start, Subscription};
+use crate::plane::{
+    Asker, Boxed, Event, Fetched, Fetching as _, ObjectPlane, Refusal, Source, Start, Subscription,
+};
 use crate::track::{Track, TrackConfig};
 use crate::wire::{LocationRange, Namespace, TrackName, request_error};
 use std::collections::{BTreeMap, HashMap};
@@ -147,13 +149,19 @@ impl Exchange {
     }
 
     /// Answers a FETCH.
-    pub async fn fetch(&self, name: &TrackName, range: LocationRange) -> Result<Fetched, Refusal> {
+    pub async fn fetch(
+        &self,
+        asker: Asker,
+        name: &TrackName,
+        range: LocationRange,
+    ) -> Result<Fetched, Refusal> {
         let track = self.lock().tracks.get(name).map(|published| published.track.clone());
         if let Some(track) = track {
             return track.fetch(range);
         }
         let source = self.source(&name.namespace);
-        source.ok_or_else(|| Refusal::does_not_exist("no such namespace"))?.fetch(name, range).await
+        let source = source.ok_or_else(|| Refusal::does_not_exist("no such namespace"))?;
+        source.fetch_for(asker, name, range).await
     }
 
     /// The source with the longest namespace that `namespace` begins with.

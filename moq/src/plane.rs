@@ -7,6 +7,7 @@ use crate::track::Track;
 use crate::wire::{Location, LocationRange, Namespace, TrackName, WireError, request_error};
 use bytes::Bytes;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +214,15 @@ pub struct Fetched {
     pub objects: Vec<Object>,
 }
 
+/// Who asks: the address of a session's peer, and the session's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asker {
+    /// Address; behind a relay, that of the relay.
+    pub address: IpAddr,
+    /// Tells sessions of an address apart.
+    pub session: u64,
+}
+
 /// Somebody who has tracks: a publisher's own, or a relay's.
 pub trait Source: Send + Sync + 'static {
     /// The live window of a track.
@@ -225,5 +235,15 @@ pub trait Source: Send + Sync + 'static {
         range: LocationRange,
     ) -> Boxed<'a, Result<Fetched, Refusal>> {
         Box::pin(async move { self.track(track).await?.fetch(range) })
+    }
+
+    /// The same, by a source to which it matters who asks.
+    fn fetch_for<'a>(
+        &'a self,
+        _asker: Asker,
+        track: &'a TrackName,
+        range: LocationRange,
+    ) -> Boxed<'a, Result<Fetched, Refusal>> {
+        self.fetch(track, range)
     }
 }

@@ -2,7 +2,7 @@
 
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
-use mahp_common::session::send::{Command, FlowKind, Input, Output, SendConfig, SendSession};
+use mahp_common::session::send::{Command, FlowKind, Input, LayerConfig, Output, SendConfig, SendSession};
 use mahp_common::{Object, Tsi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::udp::{MulticastSender, SendOptions};
@@ -88,9 +88,13 @@ impl Caster {
             // Above the TOIs of earlier runs.
             first_toi: u32::try_from(session).unwrap() * 10_000,
             key,
+            layer_2: flow
+                .repair_layer_2
+                .map(|layer| LayerConfig { tsi: layer.endpoint.tsi, percent: layer.percent }),
             ..SendConfig::new(flow.profile, flow.endpoint.tsi, repair.tsi, flow.rate_bps)
         };
-        let to = [flow.endpoint, repair].map(|e| SocketAddr::new(e.group, e.port));
+        let layer_2 = flow.repair_layer_2.map_or(flow.endpoint, |layer| layer.endpoint);
+        let to = [flow.endpoint, repair, layer_2].map(|e| SocketAddr::new(e.group, e.port));
         let (orders, receiver) = mpsc::unbounded_channel();
         tokio::spawn(cast(config, to, receiver));
         Caster { orders }
@@ -113,21 +117,21 @@ impl Caster {
     }
 }
 
-async fn cast(config: SendConfig, to: [SocketAddr; 2], mut orders: mpsc::UnboundedReceiver<Order>) {
+async fn cast(config: SendConfig, to: [SocketAddr; 3], mut orders: mpsc::UnboundedReceiver<Order>) {
     let clock = Clock::new();
     let interface = mahp_runtime::udp::interface("lo").unwrap();
     let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let socket = MulticastSender::new(&SendOptions { source, interface, ttl: 1, dscp: 0 }).unwrap();
     let mut engine = SendSession::new(config);
     let mut lose: Loss = Box::new(|_, _| false);
-    let (mut count, mut tag) = ([0, 0], 0);
+    let (mut count, mut tag) = ([0; 3], 0);
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
     let mut buffer = Vec::new();
     loop {
         let wake = loop {
             match engine.poll_output(&mut buffer) {
                 Output::Transmit(t) => {
-                    let flow = usize::from(t.flow == FlowKind::Repair);
+                    let flow = t.flow as usize;
                     for packet in buffer[..t.len].chunks(t.segment_size) {
                         count[flow] += 1;
                         if !lose(t.flow, count[flow]) {

@@ -1,14 +1,17 @@
 //! The channels over Media over QUIC (experimental): every object that a flow sends is published as well, to those who connect
 //! here, and through a relay.
 
+use crate::repair::Service;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Rendition};
-use mahp_common::{Object, Toi, WallTime};
+use mahp_common::repair::ObjectId;
+use mahp_common::{Object, Sbn, Toi, WallTime};
 use mahp_moq::Exchange;
 use mahp_moq::announce::announce;
+use mahp_moq::channel::Lacks;
 use mahp_moq::exchange::Offer;
 use mahp_moq::follow::Dial;
-use mahp_moq::plane::PlaneError;
+use mahp_moq::plane::{Asker, PlaneError};
 use mahp_moq::publisher::{ChannelPublisher, namespace};
 use mahp_moq::quic::{Identity, Limits, Listener, QuicSession, open};
 use mahp_runtime::clock::Clock;
@@ -18,6 +21,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use url::Url;
 
 /// Kept of each rendition for those who come late or lost something.
@@ -42,6 +46,7 @@ pub struct Publisher {
     clock: Clock,
     key: SigningKey,
     session: u64,
+    repair: Arc<Service>,
     channels: Mutex<BTreeMap<String, (Arc<ChannelPublisher>, Offer)>>,
 }
 
@@ -55,7 +60,7 @@ struct Listening {
 }
 
 impl Publisher {
-    /// Listens, with no channel yet.
+    /// Listens, with no channel yet. `repair` hears who asks for symbols, and decides which are multicast.
     ///
     /// # Errors
     /// `E-MOQ`: the address is in use, or the certificate cannot be used.
@@ -64,11 +69,12 @@ impl Publisher {
         clock: Clock,
         key: SigningKey,
         session: u64,
+        repair: Arc<Service>,
     ) -> Result<Publisher, StartupError> {
         let exchange = Exchange::new();
         let listening = options.listen.map(|address| listen(address, options, &exchange)).transpose()?;
         let (relay, channels) = (options.relay.clone(), Mutex::default());
-        Ok(Publisher { listening, relay, exchange, clock, key, session, channels })
+        Ok(Publisher { listening, relay, exchange, clock, key, session, repair, channels })
     }
 
     /// The URL for receivers that have a route to `source`: that of the relay, which is there to spare us, else our own.
@@ -92,6 +98,7 @@ impl Publisher {
         let wall = self.clock.wall();
         let made = ChannelPublisher::new(channel, self.key.clone(), self.session, WINDOW_BYTES, wall);
         let publisher = Arc::new(made);
+        publisher.tracks().set_lacks(self.repair.clone());
         match self.exchange.offer(namespace(&channel.name), publisher.tracks()) {
             Ok(offer) => {
                 self.lock().insert(channel.name.clone(), (publisher, offer));
@@ -113,6 +120,12 @@ impl Publisher {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Arc<ChannelPublisher>, Offer)>> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lacks for Service {
+    fn asked(&self, asker: Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration> {
+        Service::asked(self, asker.address, asker.session, id, sbn, symbols)
     }
 }
 

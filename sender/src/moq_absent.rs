@@ -1,5 +1,6 @@
 //! Media over QUIC is not in this build (cargo feature `moq`).
 
+use crate::repair::Service;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Rendition};
 use mahp_common::{Object, Toi, WallTime};
@@ -9,6 +10,7 @@ use std::convert::Infallible;
 use std::future::Ready;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use url::Url;
 
 /// Where and how to publish, if it could.
@@ -31,7 +33,13 @@ impl Publisher {
     ///
     /// # Errors
     /// `E-MOQ`, always.
-    pub fn start(_: &Options, _: Clock, _: SigningKey, _: u64) -> Result<Publisher, StartupError> {
+    pub fn start(
+        _: &Options,
+        _: Clock,
+        _: SigningKey,
+        _: u64,
+        _: Arc<Service>,
+    ) -> Result<Publisher, StartupError> {
         let hint = "leave out --moq and --moq-relay, or build with the cargo feature `moq`";
         Err(StartupError::usage("E-MOQ", "this build has no Media over QUIC".to_owned(), hint))
     }

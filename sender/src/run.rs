@@ -73,8 +73,11 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let session = key::random_session(clock.wall())?;
     let host = host(http_address, source);
     let repair = RepairService::new(config.repair, clock);
-    let moq =
-        config.moq.as_ref().map(|o| moq::Publisher::start(o, clock, key.clone(), session)).transpose()?;
+    let moq = config
+        .moq
+        .as_ref()
+        .map(|o| moq::Publisher::start(o, clock, key.clone(), session, repair.clone()))
+        .transpose()?;
     let moq_url = moq.as_ref().and_then(|m| m.url(source));
     let offer = Offer { moq_url, ttl: config.ttl, ..offer(&config, host) };
     let issuer = Issuer::new(&plan, &config.name, session, key, offer);

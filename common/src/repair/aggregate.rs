@@ -214,10 +214,22 @@ impl Aggregator {
         }
         if entry.lacks.len() < self.config.reporters || entry.lacks.contains_key(&from) {
             // A forged tiny sample would speak for a crowd: one report speaks for fifty receivers at most.
-            entry.lacks.insert(from, (1.0 / sample.clamp(0.02, 1.0), need));
+            let (weight, lacks) = entry.lacks.entry(from).or_insert_with(|| (1.0, vec![0; need.len()]));
+            *weight = 1.0 / sample.clamp(0.02, 1.0);
+            // Whoever asks block by block lacks all that he asked for.
+            lacks.iter_mut().zip(need).for_each(|(sum, n)| *sum = n.max(*sum));
         }
         self.stats.believed += 1;
         Verdict::Wait(entry.expected_end(self.config.percentile) - now)
+    }
+
+    /// Until when reports of an object are collected, and how many there are; `None`: none are collected now.
+    pub fn collecting(&self, id: ObjectId) -> Option<(Time, usize)> {
+        let object = self.objects.get(&id)?;
+        match object.phase {
+            Phase::Collecting(until) => Some((until, object.lacks.len())),
+            Phase::Sending(_) | Phase::Left(_) => None,
+        }
     }
 
     /// Decides what is due.
@@ -375,6 +387,20 @@ mod tests {
         assert!(matches!(late, Verdict::Wait(_)));
         a.timeout(Time::from_millis(200));
         assert_eq!(sent(&mut a), []);
+    }
+
+    #[test]
+    fn blocks_that_are_asked_for_one_by_one_add_up() {
+        let mut a = Aggregator::new(AggregateConfig::default());
+        for i in 0..10 {
+            for (sbn, n) in [(0, 30), (1, 40), (0, 20)] {
+                a.report(Time::ZERO, who(i, 0), 1.0, &known(5), &[(Sbn(sbn), n)]);
+            }
+        }
+        assert_eq!(a.collecting(known(5).id), Some((Time::from_millis(80), 10)));
+        a.timeout(Time::from_millis(80));
+        assert_eq!(sent(&mut a)[0].blocks, [(Sbn(0), 30 + 3 + 2), (Sbn(1), 40 + 5 + 2)]);
+        assert_eq!((a.collecting(known(5).id), a.collecting(known(6).id)), (None, None));
     }
 
     #[test]

@@ -111,6 +111,8 @@ pub enum Outcome {
     Fed,
     /// This server is busy: not before this time has passed.
     Busy(Server, Duration),
+    /// This server will answer for this object after this time; until then symbols may come by multicast.
+    Later(Server, Duration),
     /// This server does not have it, does not answer, or answers nonsense.
     Failed(Server),
     /// The report got no answer.
@@ -459,7 +461,8 @@ impl Planner {
         match outcome {
             Outcome::Busy(server, wait) => _ = self.servers.insert(server, now + wait.min(COOL_DOWN * 6)),
             Outcome::Failed(server) => _ = self.servers.insert(server, now + COOL_DOWN),
-            Outcome::Reported(_) | Outcome::Fed | Outcome::Unreported | Outcome::OriginFailed => {}
+            Outcome::Later(..) | Outcome::Reported(_) | Outcome::Fed => {}
+            Outcome::Unreported | Outcome::OriginFailed => {}
         }
         let Some(object) = self.objects.get_mut(&key) else { return };
         object.running = false;
@@ -469,6 +472,16 @@ impl Planner {
                 object.stage = Stage::Unicast(now + object.back_off(now, &mut self.rng));
             }
             Outcome::Fed => object.stage = Stage::Unicast(now + FEEDING),
+            // The server is not busy, but has a better way for this object; where that is too slow, another server is asked.
+            Outcome::Later(server, wait) => {
+                self.bucket.give_back(object.cost());
+                if now + wait < object.deadline {
+                    object.stage = Stage::Unicast(now + wait);
+                } else {
+                    self.servers.insert(server, now + wait);
+                    object.stage = Stage::Unicast(now);
+                }
+            }
             // Another way at once: time has been lost.
             Outcome::Busy(..) | Outcome::Failed(_) => object.stage = Stage::Unicast(now),
             Outcome::OriginFailed => {

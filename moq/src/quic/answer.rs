@@ -354,7 +354,7 @@ async fn fetch(
 ) -> Result<(), PlaneError> {
     let descending = params.descending.unwrap_or(false);
     let fetched = match range_of(session, kind) {
-        Ok((name, range)) => session.inner.exchange.fetch(&name, range).await,
+        Ok((name, range)) => session.inner.exchange.fetch(session.inner.asker(), &name, range).await,
         Err(refusal) => Err(refusal),
     };
     let fetched = match fetched {

@@ -3,7 +3,7 @@
 use super::answer;
 use super::stream::{self, StreamReader};
 use crate::exchange::Exchange;
-use crate::plane::{Event, Object, PlaneError};
+use crate::plane::{Asker, Event, Object, PlaneError};
 use crate::wire::{
     FetchDecoder, FetchRecord, Location, Message, Namespace, SessionCode, SetupOptions, StreamHeader,
     SubgroupHeader, SubgroupObject, TrackName, WireError, reset,
@@ -398,6 +398,11 @@ async fn fetch_objects(
 }
 
 impl Inner {
+    /// Whom a request comes from.
+    pub(super) fn asker(&self) -> Asker {
+        Asker { address: self.conn.remote_address().ip(), session: self.conn.stable_id() as u64 }
+    }
+
     /// A payload, or none (and the stream is stopped) when it is above the limit.
     async fn payload(&self, reader: &mut StreamReader, len: u64) -> Result<Option<Bytes>, PlaneError> {
         let len = match usize::try_from(len) {

@@ -638,6 +638,35 @@ async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() 
     rig.end().await;
 }
 
+#[tokio::test]
+async fn a_second_repair_layer_is_joined_when_the_first_is_nearly_used_up() {
+    use mahp_common::catalog::{Endpoint, RepairLayer};
+    let mut rig = Rig::new(options());
+    let flow = &mut rig.description.channels[0].renditions[0].flow;
+    let endpoint = Endpoint { group: unique_group(), tsi: mahp_common::Tsi(3), ..flow.endpoint };
+    flow.repair_layer_2 = Some(RepairLayer { endpoint, percent: 60 });
+    rig.hub.describe(rig.session, rig.description.clone(), Some(rig.key.verifying_key()));
+    rig.join().await;
+    let layer = || rig.hub.snapshot().channels[0].renditions[0].repair_layer_2.clone().expect("offered");
+    let mut caster = rig.caster();
+    caster.send(media(1)).await;
+    rig.until_here(&segment(1)).await;
+    assert_eq!((layer().joined, layer().joins, layer().packets), (false, 0, 0));
+    // 28 of 224 symbols: the 34 of the first layer mend that, but only just.
+    caster.lose(|flow, n| flow == FlowKind::Source && n % 8 == 0);
+    for n in 2..=8 {
+        caster.send(media(n)).await;
+        rig.until_here(&segment(n)).await;
+    }
+    rig.until(|| layer().joined).await;
+    // 56 of 224: only with the second.
+    caster.lose(|flow, n| flow == FlowKind::Source && n % 4 == 0);
+    caster.send(media(9)).await;
+    assert_eq!(rig.until_here(&segment(9)).await.source, Source::Multicast);
+    assert!(layer().packets > 0 && layer().joins == 1 && layer().error.is_empty(), "{:?}", layer());
+    rig.end().await;
+}
+
 /// A part of segment 1.
 fn part(n: usize) -> Object {
     let url = Url::parse(&format!("http://o.example/news/high/1.{n}.ts")).unwrap();

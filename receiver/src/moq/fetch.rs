@@ -14,7 +14,7 @@ use mahp_common::session::recv::Path;
 use mahp_common::wire::alc::PayloadId;
 use mahp_common::{Esi, Sbn};
 use mahp_moq::catalog::Kind;
-use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError};
+use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError, Refusal};
 use mahp_moq::publisher::namespace;
 use mahp_moq::symbols::SymbolRange;
 use mahp_moq::wire::LocationRange;
@@ -22,6 +22,9 @@ use mahp_moq::{Object, TrackName};
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
+
+/// Nobody is asked again sooner.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +49,8 @@ impl Publishers {
         wanted: &Wanted,
         blocks: &[(Sbn, Esi, u32)],
     ) -> Outcome {
+        // A publisher that will multicast what many lack must hear of all blocks.
+        let mut later = None;
         for (sbn, from, symbols) in blocks {
             // The planner counts in the ESIs of repair servers; those of MoQ are as many below.
             let first = Esi(from.0.saturating_sub(ESI_MOQ_END) + ESI_MULTICAST_END);
@@ -54,6 +59,11 @@ impl Publishers {
             let limit = size * *symbols as usize;
             let got = match self.fetch(url, wanted, Kind::Symbols, range, limit).await {
                 Ok(got) => got,
+                Err(PlaneError::Refused(Refusal { retry_after: Some(wait), .. })) => {
+                    count("moq_later");
+                    later = later.max(Some(wait.max(AGAIN)));
+                    continue;
+                }
                 Err(e) => return refused(server, url, &e),
             };
             let in_order = got
@@ -72,7 +82,7 @@ impl Publishers {
             };
             self.hub.tell(&wanted.rendition, control);
         }
-        Outcome::Fed
+        later.map_or(Outcome::Fed, |wait| Outcome::Later(server, wait))
     }
 
     /// The object.
@@ -128,7 +138,7 @@ fn refused(server: Server, url: &Url, error: &PlaneError) -> Outcome {
     match wait {
         Some(wait) => {
             count("moq_busy");
-            Outcome::Busy(server, wait.max(Duration::from_millis(50)))
+            Outcome::Busy(server, wait.max(AGAIN))
         }
         None => {
             count("moq_failed");

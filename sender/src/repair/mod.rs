@@ -42,6 +42,8 @@ const RECEIVER_MEMORY: Duration = Duration::from_secs(60);
 const RECEIVERS: usize = 65_536;
 /// Bytes of a repair packet beyond its symbol.
 const PACKET_OVERHEAD: u64 = 36;
+/// After the end of a collection of reports: until it is decided what is done.
+const DECIDED: Duration = Duration::from_millis(20);
 /// Reports of one client address: so many at once, and a second.
 const REPORTS_PER_CLIENT: (f64, f64) = (200.0, 50.0);
 /// Reports of all.
@@ -143,6 +145,8 @@ pub struct Counts {
     pub invalid: u64,
     /// Reports that were read.
     pub reports: u64,
+    /// Requests for symbols over MoQ that were told to wait for multicast.
+    pub deferred: u64,
     /// Reports that were refused, by why.
     pub refused_reports: BTreeMap<&'static str, u64>,
 }
@@ -379,6 +383,37 @@ impl Service {
         drop(inner);
         self.wake.notify_one();
         Ok(answer)
+    }
+
+    /// Somebody asks over MoQ for symbols of a block. The time after which to ask again, as they may come by multicast until
+    /// then: the same reports, votes and budgets as those by HTTP. `None`: answer.
+    pub fn asked(
+        &self,
+        peer: IpAddr,
+        session: u64,
+        id: ObjectId,
+        sbn: Sbn,
+        symbols: u32,
+    ) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.reports.take(now, &client(peer), 1).ok()?;
+        // Two are asked for to spare.
+        let missing = symbols.saturating_sub(2).max(1);
+        let toi = u64::try_from(id.toi.0).ok()?;
+        let lack = ObjectLack { tsi: id.tsi.0, toi, blocks: vec![(sbn.0, missing)] };
+        let from = Reporter { client: client(peer), receiver: session };
+        let Ok(Verdict::Wait(wait)) = inner.lack(now, from, 1.0, &lack) else { return None };
+        let wait = match inner.aggregator.collecting(id) {
+            // The first is answered: he may be the only one.
+            Some((_, 1)) => None,
+            Some((until, _)) => Some(until.since(now) + DECIDED),
+            None => Some(wait),
+        };
+        inner.counts.deferred += u64::from(wait.is_some());
+        drop(inner);
+        self.wake.notify_one();
+        wait
     }
 
     /// Everything, for people.

@@ -13,7 +13,7 @@ pub fn json(state: &State) -> Value {
         "kept_bytes": state.kept_bytes,
         "unicast": { "served": c.served, "bytes": c.served_bytes, "busy": c.busy, "unknown": c.unknown,
                      "invalid": c.invalid },
-        "reports": { "read": c.reports, "refused": c.refused_reports },
+        "reports": { "read": c.reports, "over_moq": c.deferred, "refused": c.refused_reports },
         "multicast": { "believed": m.believed, "repairs": m.repairs, "symbols": m.symbols,
                        "over_budget": m.over_budget, "left_to_unicast": m.left },
         "flows": state.flows.iter().map(flow).collect::<Vec<_>>(),
@@ -54,6 +54,7 @@ pub fn publish(state: &State) {
     counter!("mahp_sender_repair_unicast_bytes_total").absolute(c.served_bytes);
     counter!("mahp_sender_repair_multicast_symbols_total").absolute(state.multicast.symbols);
     counter!("mahp_sender_reports_total", "result" => "read").absolute(c.reports);
+    counter!("mahp_sender_reports_total", "result" => "over_moq").absolute(c.deferred);
     for (why, n) in &c.refused_reports {
         counter!("mahp_sender_reports_total", "result" => *why).absolute(*n);
     }

@@ -59,6 +59,26 @@ async fn what_many_lack_goes_to_the_flow_once() {
 }
 
 #[tokio::test]
+async fn symbols_that_many_ask_for_over_moq_go_to_the_flow_once() {
+    let (service, mut place) = service();
+    let id = ObjectId { tsi: Tsi(TSI), toi: Toi(5) };
+    assert_eq!(service.asked(peer(1), 1, id, Sbn(0), 12), None, "the first is answered");
+    for n in 2..=20 {
+        let wait = service.asked(peer(n), 1, id, Sbn(0), 12).expect("may come by multicast");
+        assert!(wait < Duration::from_millis(150), "{wait:?}");
+    }
+    let unknown = ObjectId { tsi: Tsi(TSI), toi: Toi(6) };
+    assert_eq!(service.asked(peer(2), 1, unknown, Sbn(0), 12), None);
+    assert_eq!(service.asked(peer(2), 1, id, Sbn(9), 12), None, "no such block");
+    assert_eq!(service.asked(peer(2), 1, id, Sbn(0), u32::MAX), None);
+    let deciding = tokio::spawn(service.clone().run());
+    let request = tokio::time::timeout(Duration::from_secs(10), place.requests.recv()).await;
+    let Ok(Some(Request::Repair { blocks, .. })) = request else { panic!("{request:?}") };
+    assert_eq!((blocks, service.state().counts.deferred), (vec![(Sbn(0), 13)], 19));
+    deciding.abort();
+}
+
+#[tokio::test]
 async fn hostile_reports_are_refused_with_a_reason_and_counted() {
     let (service, mut place) = service();
     let refused = |answer: Answer| answer.refused.concat();

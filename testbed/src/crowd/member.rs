@@ -269,7 +269,7 @@ impl Member {
     ) {
         let now = clock.now();
         match answered.outcome {
-            Outcome::Busy(..) => counters.busy += 1,
+            Outcome::Busy(..) | Outcome::Later(..) => counters.busy += 1,
             Outcome::Failed(_) | Outcome::OriginFailed | Outcome::Unreported => counters.failed += 1,
             Outcome::Fed | Outcome::Reported(_) => {}
         }

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::figures::Figures;
+use super::verdict::MEMORY_RUN_S;
 use crate::crowd::Counters;
 use std::fmt::Write;
 
@@ -35,8 +36,11 @@ pub(super) const ROWS: [Row; 23] = [
     ("second repair layer, carried to", layer_2),
 ];
 
-/// The fastest growth of the programs of these hosts. Of short runs it is that of a start.
+/// The fastest growth of the programs of these hosts. Of short runs it would be that of a start.
 fn slope(f: &Figures, hosts: fn(&str) -> bool) -> Option<String> {
+    if f.lasted_s < MEMORY_RUN_S {
+        return None;
+    }
     let most = f.memory_slope.iter().filter(|(host, _)| hosts(host)).map(|(_, s)| *s).reduce(f64::max);
     most.map(|bytes| format!("{:.1} MB/h", bytes / 1e6))
 }

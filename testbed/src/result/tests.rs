@@ -129,6 +129,40 @@ fn a_control_passes_only_when_its_criteria_fail() {
 }
 
 #[test]
+fn memory_and_layers_are_judged_by_what_the_run_can_show() {
+    let pass: Pass =
+        toml::from_str("memory-slope = \"30 MB/h\"\nlayer-2-only = \"receiver-2\"").expect("criteria");
+    let judged = |lasted_s: f64, slope: f64, layers: [u64; 2]| {
+        let layers = ["receiver-1", "receiver-2"].map(str::to_owned).into_iter().zip(layers);
+        let memory_slope = [("sender".to_owned(), slope)].into();
+        let f = Figures { lasted_s, memory_slope, layer_2_bytes: layers.collect(), ..Figures::default() };
+        let all = verdict::all(&pass, &f, &[], 0, &[]);
+        let holds = |name: &str| all.iter().find(|c| c.name == name).expect("judged").holds;
+        (holds("memory-slope"), holds("layer-2-only"))
+    };
+    assert_eq!(judged(3600.0, 20e6, [0, 1000]), (true, true));
+    assert_eq!(judged(3600.0, 40e6, [0, 0]), (false, false));
+    assert_eq!(judged(60.0, 4e9, [1, 1000]), (true, false), "a short run says nothing of memory");
+    let mut series = Series::default();
+    for t in (0..=40).map(f64::from) {
+        series.row(t);
+        series.put("receiver-1/rss_bytes", 1e6 + 500.0 * t);
+    }
+    let c = Collected { series, ..collected(&[], |_| 0.0) };
+    let ground = Ground {
+        collected: &c,
+        players: &[],
+        spans: &[],
+        zero_ms: 0,
+        duration_s: 40.0,
+        viewers: 1,
+        grace_s: 0.0,
+    };
+    let slope = ground.figures().memory_slope["receiver-1"];
+    assert!((slope - 500.0 * 3600.0).abs() < 1.0, "{slope}");
+}
+
+#[test]
 fn a_busy_machine_excuses_a_stall_but_no_wrong_byte_and_no_control() {
     let excused = |pass: &str, figures: &Figures| -> Vec<String> {
         let pass: Pass = toml::from_str(pass).expect("criteria");

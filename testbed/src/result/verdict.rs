@@ -78,7 +78,7 @@ pub fn all(
 }
 
 /// The growth of memory is judged in runs of at least this length.
-const MEMORY_RUN_S: f64 = 1800.0;
+pub(super) const MEMORY_RUN_S: f64 = 1800.0;
 
 /// Collects criteria.
 struct Judge {
