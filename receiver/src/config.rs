@@ -94,7 +94,7 @@ pub struct Settings {
     /// Senders; on the command line the positional arguments.
     #[arg(skip)]
     pub session: Option<Vec<String>>,
-    /// Where players ask [default: [::]:7790, all addresses]
+    /// Where players ask [default: `[::]:7790`, all addresses]
     #[arg(long, env = "MAHP_RECEIVER_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// Where /metrics, /healthz, /readyz and /api/status are served [default: 127.0.0.1:7791]
