@@ -51,7 +51,7 @@ pub struct SenderSettings {
     /// UDP port of source flows; repair flows use the next one [default: 5000]
     #[arg(long, env = "MAHP_SENDER_PORT_BASE", value_name = "PORT")]
     pub port_base: Option<u16>,
-    /// Where the session description is served [default: [::]:7780, all addresses]
+    /// Where the session description is served [default: `[::]:7780`, all addresses]
     #[arg(long, env = "MAHP_SENDER_HTTP", value_name = "ADDRESS:PORT")]
     pub http: Option<SocketAddr>,
     /// Where /metrics, /healthz, /readyz and /api/status are served [default: 127.0.0.1:7781]

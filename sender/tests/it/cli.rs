@@ -170,7 +170,7 @@ fn a_reader_that_has_gone_is_no_error() {
 #[test]
 fn help_lists_defaults_and_common_mistakes() {
     let help = String::from_utf8(program(&["--help"]).stdout).expect("text");
-    for text in ["Common mistakes", "--ttl", "MAHP_SENDER_TTL", "[default: [::]:7780", "IGMP querier"] {
+    for text in ["Common mistakes", "--ttl", "MAHP_SENDER_TTL", "[default: `[::]:7780`", "IGMP querier"] {
         assert!(help.contains(text), "{text}");
     }
 }
