@@ -5,8 +5,7 @@
 
 mod support;
 
-use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
+use mahp_common::catalog::WireProfile;
 use mahp_common::fec::Blocks;
 use mahp_common::fec::partition::raptorq_oti;
 use mahp_common::fec::raptorq::{ESI_MOQ_END, ESI_MULTICAST_END};
@@ -27,66 +26,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::{T, WALL, channel, key};
 
 const RECEIVERS: usize = 100;
 const OBJECTS: u64 = 6;
 const LEN: usize = 312_500;
-const T: u16 = 1344;
 const RATE: u64 = 34_000_000;
 const PERIOD: u64 = 500;
-const WALL: WallTime = WallTime::from_unix_secs(1_790_000_000);
 const TICK: u64 = 5;
 /// One way between receivers and publisher, milliseconds.
 const WAY: u64 = 10;
 const SERVER: Server = Server { id: 0, weight: 1 };
-
-fn flow() -> Flow {
-    let place = |tsi| Endpoint {
-        source: Some([192, 0, 2, 1].into()),
-        group: [232, 1, 1, 1].into(),
-        port: 5000,
-        tsi: Tsi(tsi),
-    };
-    Flow {
-        endpoint: place(10),
-        repair: Some(place(11)),
-        repair_layer_2: None,
-        profile: WireProfile::Mabr,
-        symbol_size: T,
-        repair_percent: 10,
-        rate_bps: RATE,
-    }
-}
-
-fn channel() -> Channel {
-    let rendition = Rendition {
-        id: "v0".into(),
-        role: Role::Video,
-        bitrate_bps: 5_000_000,
-        playlist_url: None,
-        url_patterns: Vec::new(),
-        codecs: None,
-        resolution: None,
-        language: None,
-        flow: flow(),
-    };
-    Channel {
-        name: "news".into(),
-        title: String::new(),
-        format: Format::Hls,
-        live: true,
-        manifest_url: "http://origin.example/master.m3u8".into(),
-        prefixes: Vec::new(),
-        token_parameters: Vec::new(),
-        repair_servers: Vec::new(),
-        standby_sources: Vec::new(),
-        report_url: None,
-        moq_url: None,
-        target_duration_ms: 2000,
-        part_target_ms: Some(500),
-        renditions: vec![rendition],
-    }
-}
 
 /// The sender's aggregator, as the publisher hears it (`sender/src/repair`).
 #[derive(Debug)]
@@ -235,10 +185,6 @@ impl Receiver {
     }
 }
 
-fn key() -> SigningKey {
-    SigningKey::from_seed(&[7; 32])
-}
-
 fn at(ms: u64) -> Time {
     Time::from_millis(ms)
 }
@@ -252,7 +198,7 @@ impl World {
             key: Some(key()),
             ..SendConfig::new(WireProfile::Mabr, Tsi(10), Tsi(11), RATE)
         };
-        let publisher = ChannelPublisher::new(&channel(), key(), 3, 64 << 20, WALL);
+        let publisher = ChannelPublisher::new(&channel(RATE), key(), 3, 64 << 20, WALL);
         let aggregator = Aggregator::new(AggregateConfig::default());
         let ears = Arc::new(Ears { multicast, inner: Mutex::new((Time::ZERO, aggregator)) });
         let tracks = publisher.tracks();

@@ -6,14 +6,13 @@
 mod support;
 
 use bytes::Bytes;
-use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
+use mahp_common::catalog::WireProfile;
 use mahp_common::fec::raptorq::{ESI_MOQ_END, ESI_MULTICAST_END};
 use mahp_common::repair::plan::{self, Action, ObjectKey, Outcome, PlanConfig, Planner, Server, View};
 use mahp_common::session::recv::{self, Path, RecvConfig, RecvSession};
 use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::wire::alc::PayloadId;
-use mahp_common::{Esi, Object, ObjectMeta, Sbn, Time, Toi, Tsi, WallTime};
+use mahp_common::{Esi, Object, ObjectMeta, Sbn, Time, Toi, Tsi};
 use mahp_moq::catalog::Kind;
 use mahp_moq::plane::Source as _;
 use mahp_moq::publisher::{ChannelPublisher, namespace};
@@ -22,14 +21,15 @@ use mahp_moq::wire::LocationRange;
 use mahp_moq::{Location, TrackName};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use support::{WALL, channel, key};
 
 const PERIOD: Duration = Duration::from_millis(500);
 const LEN: usize = 312_500;
 const OBJECTS: usize = 60;
+/// As the channel has it.
 const REPAIR: u32 = 10;
 /// Six times the bit rate and its repair, as `headroom` has it.
 const RATE: u64 = 34_000_000;
-const WALL: WallTime = WallTime::from_unix_secs(1_790_000_000);
 /// Of the losses.
 const SEED: u64 = 11;
 /// Objects in flight are looked at this often, and when the planner says, but not more often than that (`receiver/src/recovery`).
@@ -37,55 +37,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_MIN: Duration = Duration::from_millis(10);
 /// As the receiver has it for parts (`receiver/src/hub/recover.rs`).
 const PATIENCE: Duration = Duration::from_millis(1700);
-
-fn key() -> SigningKey {
-    SigningKey::from_seed(&[7; 32])
-}
-
-fn channel() -> Channel {
-    let place = |tsi| Endpoint {
-        source: Some([192, 0, 2, 1].into()),
-        group: [232, 1, 1, 1].into(),
-        port: 5000,
-        tsi: Tsi(tsi),
-    };
-    let flow = Flow {
-        endpoint: place(10),
-        repair: Some(place(11)),
-        repair_layer_2: None,
-        profile: WireProfile::Mabr,
-        symbol_size: 1344,
-        repair_percent: REPAIR,
-        rate_bps: RATE,
-    };
-    let rendition = Rendition {
-        id: "v0".into(),
-        role: Role::Video,
-        bitrate_bps: 5_000_000,
-        playlist_url: None,
-        url_patterns: Vec::new(),
-        codecs: None,
-        resolution: None,
-        language: None,
-        flow,
-    };
-    Channel {
-        name: "news".into(),
-        title: String::new(),
-        format: Format::Hls,
-        live: true,
-        manifest_url: "http://origin.example/master.m3u8".into(),
-        prefixes: Vec::new(),
-        token_parameters: Vec::new(),
-        repair_servers: Vec::new(),
-        standby_sources: Vec::new(),
-        report_url: None,
-        moq_url: None,
-        target_duration_ms: 2000,
-        part_target_ms: Some(500),
-        renditions: vec![rendition],
-    }
-}
 
 /// What is under way.
 enum Arrival {
@@ -139,7 +90,7 @@ impl World {
             loss,
             rng: fastrand::Rng::with_seed(SEED),
             sender: SendSession::new(send),
-            publisher: ChannelPublisher::new(&channel(), key(), 3, 64 << 20, WALL),
+            publisher: ChannelPublisher::new(&channel(RATE), key(), 3, 64 << 20, WALL),
             published: Vec::new(),
             receiver: RecvSession::new(recv),
             planner: Planner::new(PlanConfig { seed: 5, ..PlanConfig::default() }),

@@ -6,12 +6,11 @@
 mod support;
 
 use bytes::Bytes;
-use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
+use mahp_common::catalog::WireProfile;
 use mahp_common::session::recv::{self, Path, RecvConfig, RecvSession};
 use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::wire::alc::PayloadId;
-use mahp_common::{Object, ObjectMeta, Time, Toi, Tsi, WallTime};
+use mahp_common::{Object, ObjectMeta, Time, Toi, Tsi};
 use mahp_moq::catalog::{Catalog, Kind};
 use mahp_moq::channel::SUBSCRIBERS;
 use mahp_moq::manifest;
@@ -24,62 +23,11 @@ use mahp_moq::{Exchange, TrackName};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use support::listen;
+use support::{WALL, channel, key, listen};
 
 /// 500 ms at 5 Mbit/s.
 const LEN: usize = 312_500;
 const OBJECTS: usize = 40;
-const T: u16 = 1344;
-const WALL: WallTime = WallTime::from_unix_secs(1_790_000_000);
-
-fn key() -> SigningKey {
-    SigningKey::from_seed(&[7; 32])
-}
-
-fn channel() -> Channel {
-    let place = |tsi| Endpoint {
-        source: Some([192, 0, 2, 1].into()),
-        group: [232, 1, 1, 1].into(),
-        port: 5000 + tsi as u16,
-        tsi: Tsi(tsi),
-    };
-    let flow = Flow {
-        endpoint: place(10),
-        repair: Some(place(11)),
-        repair_layer_2: None,
-        profile: WireProfile::Mabr,
-        symbol_size: T,
-        repair_percent: 10,
-        rate_bps: 10_000_000,
-    };
-    let rendition = Rendition {
-        id: "v0".into(),
-        role: Role::Video,
-        bitrate_bps: 5_000_000,
-        playlist_url: None,
-        url_patterns: Vec::new(),
-        codecs: None,
-        resolution: None,
-        language: None,
-        flow,
-    };
-    Channel {
-        name: "news".into(),
-        title: String::new(),
-        format: Format::Hls,
-        live: true,
-        manifest_url: "http://origin.example/master.m3u8".into(),
-        prefixes: Vec::new(),
-        token_parameters: Vec::new(),
-        repair_servers: Vec::new(),
-        standby_sources: Vec::new(),
-        report_url: None,
-        moq_url: None,
-        target_duration_ms: 500,
-        part_target_ms: None,
-        renditions: vec![rendition],
-    }
-}
 
 fn objects() -> Vec<Object> {
     let object = |i: usize| {
@@ -224,7 +172,7 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let publisher = Arc::new(ChannelPublisher::new(&channel(), key(), 3, 64 << 20, WALL));
+    let publisher = Arc::new(ChannelPublisher::new(&channel(10_000_000), key(), 3, 64 << 20, WALL));
     let exchange = Exchange::new();
     let offer = exchange.offer(namespace("news"), publisher.tracks()).unwrap();
     Rig { server: listen(exchange), publisher, _offer: offer }
@@ -277,7 +225,7 @@ async fn catalog_records_and_objects_agree() {
     let all = LocationRange::groups(0, u64::MAX);
     let catalog = fetch("catalog".into(), all).await.unwrap();
     let catalog = Catalog::parse(&catalog[0].payload).unwrap();
-    assert_eq!(catalog.flows().unwrap()["v0"], channel().renditions[0].flow);
+    assert_eq!(catalog.flows().unwrap()["v0"], channel(10_000_000).renditions[0].flow);
     let records = fetch(Kind::Manifest.track("v0"), all).await.unwrap();
     assert_eq!(records.len(), OBJECTS);
     for (record, object) in records.iter().zip(&objects) {

@@ -3,6 +3,9 @@
 #![allow(unreachable_pub, dead_code)] // shared by tests that each use a part of it
 
 use bytes::Bytes;
+use mahp_common::auth::SigningKey;
+use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
+use mahp_common::{Tsi, WallTime};
 use mahp_moq::plane::{Boxed, Fetched};
 use mahp_moq::quic::{Connector, Identity, Limits, Listener, MoqtUrl, QuicSession, Trust, parse_url};
 use mahp_moq::track::TrackConfig;
@@ -10,6 +13,62 @@ use mahp_moq::wire::LocationRange;
 use mahp_moq::{Exchange, Location, Namespace, Object, Refusal, Source, Track, TrackName};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// When it is in virtual time.
+pub const WALL: WallTime = WallTime::from_unix_secs(1_790_000_000);
+/// Encoding symbol length.
+pub const T: u16 = 1344;
+
+/// The sender's.
+pub fn key() -> SigningKey {
+    SigningKey::from_seed(&[7; 32])
+}
+
+/// A live channel `news` with the rendition `v0` of 5 Mbit/s in parts of 500 ms: TSI 10, 10 % repair in TSI 11, paced to `rate_bps`.
+pub fn channel(rate_bps: u64) -> Channel {
+    let place = |tsi| Endpoint {
+        source: Some([192, 0, 2, 1].into()),
+        group: [232, 1, 1, 1].into(),
+        port: 5000,
+        tsi: Tsi(tsi),
+    };
+    let flow = Flow {
+        endpoint: place(10),
+        repair: Some(place(11)),
+        repair_layer_2: None,
+        profile: WireProfile::Mabr,
+        symbol_size: T,
+        repair_percent: 10,
+        rate_bps,
+    };
+    let rendition = Rendition {
+        id: "v0".into(),
+        role: Role::Video,
+        bitrate_bps: 5_000_000,
+        playlist_url: None,
+        url_patterns: Vec::new(),
+        codecs: None,
+        resolution: None,
+        language: None,
+        flow,
+    };
+    Channel {
+        name: "news".into(),
+        title: String::new(),
+        format: Format::Hls,
+        live: true,
+        manifest_url: "http://origin.example/master.m3u8".into(),
+        prefixes: Vec::new(),
+        token_parameters: Vec::new(),
+        repair_servers: Vec::new(),
+        standby_sources: Vec::new(),
+        report_url: None,
+        moq_url: None,
+        target_duration_ms: 2000,
+        part_target_ms: Some(500),
+        renditions: vec![rendition],
+    }
+}
 
 /// Everything under one namespace.
 pub fn namespace() -> Namespace {
