@@ -7,6 +7,7 @@ use crate::run::{self, Plan};
 use crate::scenario::{Scenario, builtins};
 use anyhow::Context;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::say;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,8 +42,8 @@ pub(super) fn run(name: &str, short: bool, how: &How) -> Result<bool, StartupErr
         StartupError::runtime("E-RUN", format!("{e:#}"), "the programs' logs are in the folder of the result")
     };
     let report = runtime().and_then(|r| r.block_on(stoppable(&plan))).map_err(failed)?;
-    print!("{}", result::table(&report));
-    println!("report: {}", plan.out.join("report.html").display());
+    say::out(result::table(&report));
+    say::line(format_args!("report: {}", plan.out.join("report.html").display()));
     Ok(report.passed)
 }
 
@@ -71,7 +72,7 @@ pub(super) fn exit(result: Result<bool, StartupError>) -> ExitCode {
 pub(super) fn list() -> ExitCode {
     for builtin in builtins() {
         let title = Scenario::parse(builtin.name, builtin.text).map_or_else(|e| e.to_string(), |s| s.title);
-        println!("{:<20} {title}", builtin.name);
+        say::line(format_args!("{:<20} {title}", builtin.name));
     }
     ExitCode::SUCCESS
 }
@@ -104,15 +105,15 @@ pub(super) fn suite(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
             failed.extend(one(name, short, &args.how, &folder).err().map(|failure| (name, failure)));
         }
     }
-    println!(
+    say::line(format_args!(
         "{} of {} scenarios passed in {} s; reports in {}",
         names.len() - failed.len(),
         names.len(),
         begun.elapsed().as_secs(),
         out.display()
-    );
-    remarks.iter().for_each(|remark| println!("  {remark}"));
-    failed.iter().for_each(|(name, failure)| println!("  FAILED: {name}: {}", failure.why));
+    ));
+    remarks.iter().for_each(|remark| say::line(format_args!("  {remark}")));
+    failed.iter().for_each(|(name, failure)| say::line(format_args!("  FAILED: {name}: {}", failure.why)));
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -152,7 +153,8 @@ struct Failure {
 fn one(name: &str, short: bool, how: &How, out: &std::path::Path) -> Result<(), Failure> {
     let output = command(name, short, how, out).and_then(|mut c| c.output().context("cannot start a run"));
     let output = output.map_err(|error| Failure { why: format!("{error:#}"), by_the_clock: false })?;
-    print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    say::out(String::from_utf8_lossy(&output.stdout));
+    say::out(String::from_utf8_lossy(&output.stderr));
     if output.status.success() {
         return Ok(());
     }
@@ -186,10 +188,10 @@ fn command(name: &str, short: bool, how: &How, out: &std::path::Path) -> anyhow:
 /// Two reports.
 pub(super) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let (a, b) = (result::compare::load(&args.a)?, result::compare::load(&args.b)?);
-    print!("{}", result::compare::compare(&a, &b));
+    say::out(result::compare::compare(&a, &b));
     let page = result::compare::page(&a, &b);
     std::fs::write(&args.out, page).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("page: {}", args.out.display());
+    say::line(format_args!("page: {}", args.out.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -197,6 +199,6 @@ pub(super) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let report = result::compare::load(&args.report)?;
     let plot = result::plot_file(&report, &args.title);
-    print!("{}", plot.with_context(|| format!("no plot whose title contains `{}`", args.title))?);
+    say::out(plot.with_context(|| format!("no plot whose title contains `{}`", args.title))?);
     Ok(ExitCode::SUCCESS)
 }

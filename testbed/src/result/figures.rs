@@ -272,6 +272,8 @@ impl Ground<'_> {
                 .map(|s| s * 3600.0)
         });
         let media = of("origin", "sender_media_bytes").unwrap_or_default();
+        // The origin counts what a standby fetched, too.
+        let sent = sent + of("standby", "up_multicast_bytes").unwrap_or_default();
         f.wire_overhead = (media > 0.0 && sent > 0.0).then(|| sent / media - 1.0);
     }
 
