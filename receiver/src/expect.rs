@@ -149,11 +149,24 @@ impl Hearing {
         last_byte: Option<u64>,
     ) {
         self.note(now, key, newest, false, last_byte);
-        if kind != ObjectKind::Media || !newest {
-            return;
+        if kind == ObjectKind::Media && newest {
+            self.start(now, key);
         }
-        if self.starts.back().is_none_or(|last| now - *last >= Duration::from_millis(50)) {
-            self.starts.push_back(now);
+    }
+
+    /// A media object is complete. Where its description was lost at first, and came with that of something newer, only its
+    /// packets tell when it began.
+    pub fn completed(&mut self, first_symbol: Time, key: &ResourceKey) {
+        let Some(announced) = self.announced.get_mut(key).filter(|a| !a.begun && !a.past) else { return };
+        announced.begun = true;
+        if self.starts.back().is_none_or(|last| first_symbol > *last) {
+            self.start(first_symbol, key);
+        }
+    }
+
+    fn start(&mut self, at: Time, key: &ResourceKey) {
+        if self.starts.back().is_none_or(|last| at - *last >= Duration::from_millis(50)) {
+            self.starts.push_back(at);
         }
         while self.starts.len() > STARTS {
             self.starts.pop_front();
@@ -427,6 +440,10 @@ impl<V> Bounded<V> {
 
     fn get(&self, key: &ResourceKey) -> Option<&V> {
         self.map.get(key)
+    }
+
+    fn get_mut(&mut self, key: &ResourceKey) -> Option<&mut V> {
+        self.map.get_mut(key)
     }
 
     fn iter(&self) -> impl Iterator<Item = (&ResourceKey, &V)> {

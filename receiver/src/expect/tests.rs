@@ -71,6 +71,25 @@ fn the_next_segment_of_a_live_edge_is_expected_and_no_longer_than_reasonable() {
 }
 
 #[test]
+fn an_object_that_was_described_late_has_begun_all_the_same() {
+    // Every FDT Instance that lists 16 first is lost; the next one, half a second later, lists an init segment before it.
+    let mut h = live(10..16);
+    h.packets(ms(14_500));
+    h.announced(ms(14_500), &key(16), ObjectKind::Media, false, None);
+    let mut unheard = live(10..16);
+    unheard.packets(ms(14_500));
+    h.completed(ms(14_010), &key(16));
+    assert_eq!(ask(&unheard, ms(16_005), 17), Verdict::NotComing(Absent::Overdue), "negative control");
+    assert_eq!(ask(&h, ms(16_005), 17), Verdict::Expected { until: ms(17_510) });
+    assert!(!h.precedes_join(ms(16_005), &key(17)));
+    // What is complete a second time, or comes from before the live edge, begins nothing.
+    h.completed(ms(15_900), &key(16));
+    h.announced_past(ms(15_900), &key(3), false, None);
+    h.completed(ms(15_900), &key(3));
+    assert_eq!(ask(&h, ms(16_005), 17), Verdict::Expected { until: ms(17_510) });
+}
+
+#[test]
 fn positions_from_a_playlist_tell_how_far_ahead() {
     let mut h = live(10..16);
     h.taught(&keys(8..18), false);

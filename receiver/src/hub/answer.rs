@@ -229,7 +229,10 @@ impl State {
                 Availability::Expected { until: hope.map_or(until, |hope| until.max(hope)) }
             }
             (Verdict::NotComing(_), Some(hope)) => Availability::Expected { until: hope },
-            (Verdict::NotComing(_), None) => Availability::NotComing,
+            (Verdict::NotComing(why), None) => {
+                tracing::debug!(url = %key.0, ?why, "multicast will not bring it");
+                Availability::NotComing
+            }
         }
     }
 

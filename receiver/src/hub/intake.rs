@@ -149,6 +149,9 @@ impl State {
         let Some(url) = object_url(entry, &meta.url) else { return };
         let resource = self.urls.key(&url);
         let source = if how.fetched > 0 { Source::Repaired } else { Source::Multicast };
+        if meta.kind == ObjectKind::Media && how.heard_from_start {
+            entry.hearing.completed(how.first_symbol, &resource);
+        }
         entry.note_layer(now, (toi, &meta), &how);
         entry.completed(wall, &meta, source, how);
         self.land_all(&resource, key, toi, &meta, controls);
