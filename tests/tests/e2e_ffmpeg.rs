@@ -11,7 +11,7 @@ use mahp_tests::report::{self, Row};
 use mahp_tests::rig::{LOSS, Rig, Setup};
 use mahp_tests::tools;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 fn row(content: &str, way: &str, decoded: &Decoded, multicast: Option<f64>) {
     let played = decoded.video as f64 / CLIP_FRAMES as f64 * CLIP_SECONDS;
@@ -114,8 +114,9 @@ fn dash_segment_base() -> anyhow::Result<()> {
     vod("dash-base")
 }
 
-/// Segments that the encoder has finished a while ago and will not delete soon: paths below `folder`.
-fn finished(folder: &Path) -> anyhow::Result<Vec<Piece>> {
+/// Four segments that the encoder has finished after `joined`, a while ago, and will not delete soon: paths below `folder`. What a
+/// player asked for that was sent before the join came by unicast, and rightly so.
+fn finished(folder: &Path, joined: SystemTime) -> anyhow::Result<Vec<Piece>> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(below) = folders.pop() {
@@ -128,7 +129,7 @@ fn finished(folder: &Path) -> anyhow::Result<Vec<Piece>> {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {
                 folders.push(path);
-            } else if matches!(extension, "ts" | "m4s") && !is_init {
+            } else if matches!(extension, "ts" | "m4s") && !is_init && meta.modified()? > joined {
                 files.push((meta.modified()?, path.to_string_lossy().into_owned()));
             }
         }
@@ -150,9 +151,13 @@ fn live(kind: Live) -> anyhow::Result<()> {
     let origin = Origin::start(&work)?;
     let rig =
         Rig::start(&format!("ffmpeg-{name}"), &origin, &format!("{name}/{}", kind.manifest()), &Setup::LIVE)?;
+    let joined = SystemTime::now();
     let played =
         ffmpeg::decode(&rig.receiver.manifest(), Some(12)).inspect_err(|_| tools::say(&rig.tails()))?;
-    let same = client::compare(&rig.receiver.url(""), &origin.url(&format!("{name}/")), &finished(&folder)?);
+    let pieces = eventually("four segments finished after the join", Duration::from_secs(60), || {
+        finished(&folder, joined).ok().filter(|pieces| pieces.len() == 4)
+    })?;
+    let same = client::compare(&rig.receiver.url(""), &origin.url(&format!("{name}/")), &pieces);
     same.check().inspect_err(|_| tools::say(&rig.tails()))?;
     row(name, "multicast, 5 % loss", &played, Some(same.share()));
     ensure!(same.share() >= 0.95, "{name}: {:.3} of the bytes by multicast\n{}", same.share(), rig.tails());
