@@ -10,8 +10,9 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Objects of fewer symbols are not announced again half-way: start and end suffice. An FDT Instance takes two packets, so this is
-/// a twentieth of the packets at most; an object whose every instance is lost is complete only when the next one comes.
+/// Objects of fewer symbols are not announced again half-way: start and end suffice. An FDT Instance takes two packets, or a
+/// sixteenth of the source symbols: about a twentieth of an object's packets. An object whose every instance is lost is complete
+/// only when a later one lists it.
 const HALF_WAY_SYMBOLS: u64 = 32;
 
 /// Source symbols of one object, in the order of the code's blocks: first symbol of each block, second of each, ….
