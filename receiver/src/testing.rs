@@ -1,7 +1,9 @@
 //! Samples for tests.
 
 use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
+use mahp_common::catalog::{
+    Channel, Endpoint, Flow, Format, Rendition, Role, SessionDescription, WireProfile,
+};
 use mahp_common::session::send::{Command, FlowKind, Input, LayerConfig, Output, SendConfig, SendSession};
 use mahp_common::{Object, Tsi};
 use mahp_runtime::clock::Clock;
@@ -56,6 +58,36 @@ pub(crate) fn rendition(id: &str) -> Rendition {
             repair_percent: 15,
             rate_bps: 4_000_000,
         },
+    }
+}
+
+/// Channel `news` of an origin (scheme and authority), with one rendition `high` on a group of its own.
+pub(crate) fn news(origin: &str) -> Channel {
+    let mut high = rendition("high");
+    high.url_patterns = vec![format!("{origin}/news/high/*.ts")];
+    high.playlist_url = Some(format!("{origin}/news/high/index.m3u8"));
+    let group = unique_group();
+    high.flow.endpoint.group = group;
+    high.flow.repair = high.flow.repair.map(|r| Endpoint { group, ..r });
+    high.flow.rate_bps = 100_000_000;
+    Channel {
+        prefixes: vec![format!("{origin}/news/")],
+        renditions: vec![high],
+        ..channel("news", &format!("{origin}/news/master.m3u8"))
+    }
+}
+
+/// What a sender with this key offers, until the end of time.
+pub(crate) fn description(channel: impl Into<Option<Channel>>, key: &SigningKey) -> SessionDescription {
+    SessionDescription {
+        mahp: 1,
+        session: "01".into(),
+        name: "test".into(),
+        issued: 1,
+        expires: u64::MAX,
+        public_key: key.verifying_key().to_base64(),
+        announcement: None,
+        channels: channel.into().into_iter().collect(),
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::description;
 use mahp_common::auth::SigningKey;
 
 fn key(n: u8) -> SigningKey {
@@ -6,18 +7,8 @@ fn key(n: u8) -> SigningKey {
 }
 
 fn sealed(key: &SigningKey, issued: u64) -> Vec<u8> {
-    SessionDescription {
-        mahp: 1,
-        session: "00".into(),
-        name: "test".into(),
-        issued,
-        expires: issued + 1000,
-        public_key: key.verifying_key().to_base64(),
-        announcement: None,
-        channels: Vec::new(),
-    }
-    .seal(key)
-    .unwrap()
+    let offer = SessionDescription { issued, expires: issued + 1000, ..description(None, key) };
+    offer.seal(key).unwrap()
 }
 
 fn source(s: &str) -> SessionSource {

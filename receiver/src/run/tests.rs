@@ -3,11 +3,11 @@ use crate::cli::Cli;
 use crate::config;
 use crate::library::Library as _;
 use crate::snapshot::Observe as _;
-use crate::testing::{Caster, channel, rendition, unique_group};
+use crate::testing::{Caster, description, news};
 use bytes::Bytes;
 use clap::Parser as _;
 use mahp_common::auth::SigningKey;
-use mahp_common::catalog::{Endpoint, Flow, SessionDescription};
+use mahp_common::catalog::Flow;
 use mahp_common::{Object, ObjectKind, ObjectMeta};
 use mahp_runtime::fetch::{FetchError, Request, Response};
 use tokio::net::TcpListener;
@@ -69,28 +69,10 @@ impl Place {
         let listen = || TcpListener::bind("127.0.0.1:0");
         let (origin, sender) = (listen().await.unwrap(), listen().await.unwrap());
         let address = origin.local_addr().unwrap();
-        let mut high = rendition("high");
-        high.url_patterns = vec![format!("http://{address}/news/high/*.ts")];
-        let group = unique_group();
-        high.flow.endpoint.group = group;
-        high.flow.repair = high.flow.repair.map(|r| Endpoint { group, ..r });
-        high.flow.rate_bps = 100_000_000;
-        let flow = high.flow.clone();
-        let mut news = channel("news", &format!("http://{address}/news/master.m3u8"));
-        news.prefixes = vec![format!("http://{address}/news/")];
-        news.renditions = vec![high];
+        let news = news(&format!("http://{address}"));
+        let flow = news.renditions[0].flow.clone();
         let key = SigningKey::from_seed(&[9; 32]);
-        let description = SessionDescription {
-            mahp: 1,
-            session: "01".into(),
-            name: "test".into(),
-            issued: 1,
-            expires: u64::MAX,
-            public_key: key.verifying_key().to_base64(),
-            announcement: None,
-            channels: vec![news],
-        };
-        let description = description.seal(&key).unwrap().into();
+        let description = description(news, &key).seal(&key).unwrap().into();
         web(origin, |path| {
             let n = path.strip_prefix("/news/high/")?.strip_suffix(".ts")?.parse().ok()?;
             (n < 10).then(|| body(n))
