@@ -261,7 +261,7 @@ impl<P: ObjectPlane> Source for Upstream<P> {
             let fetching = self.plane.fetch(name, range).await?;
             let end = fetching.end();
             let objects = fetching.collect(FETCH_BYTES).await?;
-            Ok(Fetched { end, end_of_track: false, objects })
+            Ok(Fetched::of(end, objects))
         })
     }
 }

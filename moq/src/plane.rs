@@ -6,6 +6,7 @@
 use crate::track::Track;
 use crate::wire::{Location, LocationRange, Namespace, TrackName, WireError, request_error};
 use bytes::Bytes;
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -203,15 +204,65 @@ pub trait ObjectPlane: Clone + Send + Sync + 'static {
     fn close(&self);
 }
 
+/// An object of an answer: its place is known, its bytes are got when its turn comes.
+pub struct Promise {
+    /// Group and object ID.
+    pub at: Location,
+    object: Boxed<'static, Result<Object, Refusal>>,
+}
+
+impl Promise {
+    /// An object that `object` gets, once it is asked for.
+    pub fn new(
+        at: Location,
+        object: impl Future<Output = Result<Object, Refusal>> + Send + 'static,
+    ) -> Promise {
+        Promise { at, object: Box::pin(object) }
+    }
+
+    /// The object. Refused: it cannot be had, although it was published.
+    pub async fn get(self) -> Result<Object, Refusal> {
+        self.object.await
+    }
+}
+
+impl From<Object> for Promise {
+    fn from(object: Object) -> Promise {
+        Promise::new(object.at, std::future::ready(Ok(object)))
+    }
+}
+
+impl fmt::Debug for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Promise").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
 /// The answer of a [`Source`] to a fetch.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Fetched {
     /// One behind the last object that exists in the range (FETCH_OK).
     pub end: Location,
     /// Whether the track is over and its last object is in the range.
     pub end_of_track: bool,
     /// The objects, ascending.
-    pub objects: Vec<Object>,
+    pub objects: Vec<Promise>,
+}
+
+impl Fetched {
+    /// Objects that are here.
+    pub fn of(end: Location, objects: impl IntoIterator<Item = Object>) -> Fetched {
+        Fetched { end, end_of_track: false, objects: objects.into_iter().map(Promise::from).collect() }
+    }
+
+    /// All objects, got one after the other. Refused: one of them cannot be had.
+    pub async fn all(self) -> Result<Vec<Object>, Refusal> {
+        let mut all = Vec::with_capacity(self.objects.len());
+        for promise in self.objects {
+            all.push(promise.get().await?);
+        }
+        Ok(all)
+    }
 }
 
 /// Who asks: the address of a session's peer, and the session's number.

@@ -1,6 +1,6 @@
 //! A sender's channel: its tracks, and the key that signs the records.
 
-use crate::channel::ChannelTracks;
+use crate::channel::{ChannelTracks, Shelf, Windows};
 use crate::manifest;
 use crate::wire::Namespace;
 use mahp_common::auth::SigningKey;
@@ -32,17 +32,17 @@ pub struct ChannelPublisher {
 }
 
 impl ChannelPublisher {
-    /// A channel without objects. `session`: identity of the sender's run. `window_bytes`: kept of each rendition for those who come
-    /// late or lost something.
+    /// A channel without objects. `session`: identity of the sender's run. `windows`, `shelves`: as of [`ChannelTracks::new`].
     pub fn new(
         channel: &Channel,
         key: SigningKey,
         session: u64,
-        window_bytes: usize,
+        windows: &Windows,
+        shelves: Vec<Arc<dyn Shelf>>,
         wall: WallTime,
     ) -> ChannelPublisher {
         let public = key.verifying_key().to_base64();
-        let tracks = Arc::new(ChannelTracks::new(channel, &public, window_bytes, wall));
+        let tracks = Arc::new(ChannelTracks::new(channel, &public, windows, shelves, wall));
         let flows = channel.renditions.iter().map(|r| (r.id.clone(), r.flow.clone())).collect();
         ChannelPublisher { tracks, flows, key, session }
     }
@@ -73,6 +73,6 @@ impl ChannelPublisher {
         let expires = (wall + RECORD_LIFETIME).ntp_secs();
         let record = manifest::seal(file, flow.endpoint.tsi, self.session, expires, &self.key);
         let Ok(record) = record else { return };
-        self.tracks.publish(rendition, toi, object.meta.kind, record.into(), object.data.clone());
+        self.tracks.publish(rendition, toi, &object.meta, record.into(), object.data.clone());
     }
 }

@@ -208,19 +208,27 @@ impl Track {
     /// Objects of a range, from the window. Nothing published, or a start behind the largest object: INVALID_RANGE
     /// (draft-18 section 10.12.3).
     pub fn fetch(&self, range: LocationRange) -> Result<Fetched, Refusal> {
+        let answer = self.answer(range)?;
+        let state = self.lock();
+        if state.index.keys().next().is_some_and(|oldest| range.last() < *oldest) {
+            return Err(Refusal::invalid_range("range is older than the window"));
+        }
+        let objects = state.index.range(range.start..=range.last()).map(|(_, o)| o.clone().into());
+        Ok(Fetched { objects: objects.collect(), ..answer })
+    }
+
+    /// The answer to a FETCH, without objects: for a source that has more of them than the window. Refused as by
+    /// [`Track::fetch`], but not for its age.
+    pub fn answer(&self, range: LocationRange) -> Result<Fetched, Refusal> {
         let state = self.lock();
         let largest = state.largest.ok_or_else(|| Refusal::invalid_range("nothing was published yet"))?;
         if range.is_empty() || range.start > largest {
             return Err(Refusal::invalid_range("range begins behind the largest object"));
         }
-        let oldest = state.index.keys().next().copied().unwrap_or(largest);
-        if range.last() < oldest {
-            return Err(Refusal::invalid_range("range is older than the window"));
-        }
-        let objects = state.index.range(range.start..=range.last()).map(|(_, o)| o.clone()).collect();
         let beyond = range.last() > largest && range.end != Location::new(largest.group, 0);
         let end = if beyond { largest.next() } else { range.end };
-        Ok(Fetched { end, end_of_track: state.ended && range.last() >= largest, objects })
+        let end_of_track = state.ended && range.last() >= largest;
+        Ok(Fetched { end, end_of_track, objects: Vec::new() })
     }
 
     /// [`Track::fetch`], only when the range lies in one group that is complete here: what a relay may answer by itself.
@@ -242,7 +250,7 @@ impl Track {
 
 impl State {
     fn evict(&mut self, config: &TrackConfig) {
-        while self.log.len() > 1 && (self.bytes > config.bytes || self.log.len() > config.objects) {
+        while (self.index.len() > 1 && self.bytes > config.bytes) || self.log.len() > config.objects.max(2) {
             match self.log.pop_front() {
                 Some(Entry::Object(at)) => {
                     self.complete.remove(&at.group);
@@ -291,6 +299,16 @@ mod tests {
         }
         assert_eq!(seen, (40..50).collect::<Vec<_>>());
         assert!(!track.push(object(49, 0, 1)), "an object never changes");
+    }
+
+    #[test]
+    fn the_newest_object_stays_though_it_is_larger_than_the_window() {
+        let track = Track::new(TrackConfig { bytes: 100, ..TrackConfig::default() });
+        for group in 0..3 {
+            track.push(object(group, 0, 500));
+            track.end_group(group);
+            assert_eq!((track.oldest(), track.bytes()), (Some(Location::new(group, 0)), 500));
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{T, WALL, channel, key};
+use support::{T, WALL, WINDOWS, channel, key};
 
 const RECEIVERS: usize = 100;
 const OBJECTS: u64 = 6;
@@ -198,7 +198,7 @@ impl World {
             key: Some(key()),
             ..SendConfig::new(WireProfile::Mabr, Tsi(10), Tsi(11), RATE)
         };
-        let publisher = ChannelPublisher::new(&channel(RATE), key(), 3, 64 << 20, WALL);
+        let publisher = ChannelPublisher::new(&channel(RATE), key(), 3, &WINDOWS, Vec::new(), WALL);
         let aggregator = Aggregator::new(AggregateConfig::default());
         let ears = Arc::new(Ears { multicast, inner: Mutex::new((Time::ZERO, aggregator)) });
         let tracks = publisher.tracks();
@@ -350,7 +350,8 @@ impl World {
                 let range = SymbolRange { toi, sbn, first, count }.to_range();
                 match self.tracks.fetch_for(asker, &name, range).await {
                     Ok(got) => {
-                        let symbols: Vec<u8> = got.objects.iter().flat_map(|o| o.payload.to_vec()).collect();
+                        let got = got.all().await.unwrap();
+                        let symbols: Vec<u8> = got.iter().flat_map(|o| o.payload.to_vec()).collect();
                         let first = PayloadId { sbn, esi: first };
                         let input = recv::Input::Symbols {
                             now: arrives,

@@ -21,7 +21,7 @@ use mahp_moq::wire::LocationRange;
 use mahp_moq::{Location, TrackName};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use support::{WALL, channel, key};
+use support::{WALL, WINDOWS, channel, key};
 
 const PERIOD: Duration = Duration::from_millis(500);
 const LEN: usize = 312_500;
@@ -90,7 +90,7 @@ impl World {
             loss,
             rng: fastrand::Rng::with_seed(SEED),
             sender: SendSession::new(send),
-            publisher: ChannelPublisher::new(&channel(RATE), key(), 3, 64 << 20, WALL),
+            publisher: ChannelPublisher::new(&channel(RATE), key(), 3, &WINDOWS, Vec::new(), WALL),
             published: Vec::new(),
             receiver: RecvSession::new(recv),
             planner: Planner::new(PlanConfig { seed: 5, ..PlanConfig::default() }),
@@ -184,7 +184,8 @@ impl World {
                     let range: LocationRange = SymbolRange { toi, sbn, first, count }.to_range();
                     let name = TrackName::new(namespace("news"), Kind::Symbols.track("v0"));
                     let got = self.publisher.tracks().fetch(&name, range).await.unwrap();
-                    let symbols: Vec<u8> = got.objects.iter().flat_map(|o| o.payload.to_vec()).collect();
+                    let got = got.all().await.unwrap();
+                    let symbols: Vec<u8> = got.iter().flat_map(|o| o.payload.to_vec()).collect();
                     answers.push((PayloadId { sbn, esi: first }, symbols));
                 }
                 self.later(Arrival::Answer(key, toi, answers));

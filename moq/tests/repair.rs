@@ -23,7 +23,7 @@ use mahp_moq::{Exchange, TrackName};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{WALL, channel, key, listen};
+use support::{WALL, WINDOWS, channel, key, listen};
 
 /// 500 ms at 5 Mbit/s.
 const LEN: usize = 312_500;
@@ -172,7 +172,8 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let publisher = Arc::new(ChannelPublisher::new(&channel(10_000_000), key(), 3, 64 << 20, WALL));
+    let publisher =
+        Arc::new(ChannelPublisher::new(&channel(10_000_000), key(), 3, &WINDOWS, Vec::new(), WALL));
     let exchange = Exchange::new();
     let offer = exchange.offer(namespace("news"), publisher.tracks()).unwrap();
     Rig { server: listen(exchange), publisher, _offer: offer }

@@ -6,7 +6,7 @@ use crate::hub::recover::Wanted;
 use crate::served::Served;
 use crate::urls::RenditionKey;
 use mahp_common::repair::plan::{Outcome, Server};
-use mahp_common::{Esi, ObjectKind, Payload, Sbn, Toi};
+use mahp_common::{Esi, Payload, Sbn, Toi};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use std::convert::Infallible;
@@ -46,7 +46,7 @@ pub(crate) struct Copies;
 
 impl Copies {
     /// Does nothing.
-    pub(crate) fn object(&self, _: &RenditionKey, _: Toi, _: ObjectKind, _: &Payload) {}
+    pub(crate) fn object(&self, _: &RenditionKey, _: Toi, _: &Payload) {}
 }
 
 /// There is none.

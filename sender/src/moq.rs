@@ -8,7 +8,7 @@ use mahp_common::repair::ObjectId;
 use mahp_common::{Object, Sbn, Toi, WallTime};
 use mahp_moq::Exchange;
 use mahp_moq::announce::announce;
-use mahp_moq::channel::Lacks;
+use mahp_moq::channel::{Lacks, Windows};
 use mahp_moq::exchange::Offer;
 use mahp_moq::follow::Dial;
 use mahp_moq::plane::{Asker, PlaneError};
@@ -25,7 +25,7 @@ use std::time::Duration;
 use url::Url;
 
 /// Kept of each rendition for those who come late or lost something.
-const WINDOW_BYTES: usize = 24 << 20;
+const WINDOWS: Windows = Windows { media: 24 << 20, documents: 3 << 20, records: 3 << 20 };
 
 /// Where and how to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Publisher {
     /// Offers a channel.
     pub fn add(&self, channel: &Channel) {
         let wall = self.clock.wall();
-        let made = ChannelPublisher::new(channel, self.key.clone(), self.session, WINDOW_BYTES, wall);
+        let made = ChannelPublisher::new(channel, self.key.clone(), self.session, &WINDOWS, Vec::new(), wall);
         let publisher = Arc::new(made);
         publisher.tracks().set_lacks(self.repair.clone());
         match self.exchange.offer(namespace(&channel.name), publisher.tracks()) {

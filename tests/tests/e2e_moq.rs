@@ -1,8 +1,12 @@
 //! The pair with Media over QUIC: what a bad link loses comes from the sender's MoQ publisher.
 
 use anyhow::{Context, ensure};
-use mahp_moq::Exchange;
-use mahp_moq::quic::{Identity, Limits, Listener};
+use mahp_moq::catalog::Kind;
+use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError};
+use mahp_moq::publisher::namespace;
+use mahp_moq::quic::{Identity, Limits, Listener, open};
+use mahp_moq::wire::LocationRange;
+use mahp_moq::{Exchange, Object, TrackName};
 use mahp_tests::client;
 use mahp_tests::looped;
 use mahp_tests::origin::Origin;
@@ -38,6 +42,9 @@ const HEARD: &str = "mahp_receiver_repair_requests_total{what=\"moq_objects_hear
 /// Its count of signed records.
 const RECORDS: &str = "mahp_receiver_repair_requests_total{what=\"moq_records\"}";
 
+/// Its count of objects that it served from its store.
+const FROM_STORE: &str = "mahp_receiver_repair_requests_total{what=\"moq_relay_store\"}";
+
 /// A quarter of the packets is lost, and the stream repairs a twentieth.
 const LOSSY: Setup = Setup {
     loss: 0.25,
@@ -48,19 +55,24 @@ const LOSSY: Setup = Setup {
 
 /// A VOD of random bytes, which the origin makes a live channel of.
 fn content(name: &str) -> anyhow::Result<PathBuf> {
+    content_of(name, SEGMENTS, LEN)
+}
+
+/// The same with so many segments of this length.
+fn content_of(name: &str, segments: usize, len: usize) -> anyhow::Result<PathBuf> {
     let root = tools::work_dir().join(name);
     let folder = root.join("tv");
     let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(&folder)?;
     let mut playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n".to_owned();
     let mut rng = fastrand::Rng::with_seed(4);
-    for n in 0..SEGMENTS {
-        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(LEN).collect();
+    for n in 0..segments {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
         fs::write(folder.join(format!("s{n}.ts")), bytes)?;
         writeln!(playlist, "#EXTINF:1.0,\ns{n}.ts")?;
     }
     fs::write(folder.join("media.m3u8"), playlist + "#EXT-X-ENDLIST\n")?;
-    let variant = format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH={}\nmedia.m3u8\n", LEN * 8);
+    let variant = format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH={}\nmedia.m3u8\n", len * 8);
     fs::write(folder.join("master.m3u8"), variant)?;
     Ok(root)
 }
@@ -292,6 +304,61 @@ fn a_receiver_is_the_publisher_of_another() -> anyhow::Result<()> {
         played += play(&second, &root, 1, &mut seen).inspect_err(report)?.len();
     }
     ensure!(rig.receiver.metric(HEARD) > 0.0, "the first had nothing to pass on");
+    Ok(())
+}
+
+/// Every group of the only rendition with segments that a publisher has a record of: what it has of it now, each asked for alone.
+fn fetch_groups(
+    publisher: &str,
+    receiver: &Receiver,
+) -> anyhow::Result<Vec<Result<Vec<Object>, PlaneError>>> {
+    let status = receiver.status()?;
+    let channel = status.pointer("/channels/0/name").and_then(|v| v.as_str()).context("no channel")?;
+    let of = status.pointer("/channels/0/renditions").and_then(|v| v.as_array()).context("no renditions")?;
+    let media = of.iter().find(|r| r["role"] != "manifest").and_then(|r| r["id"].as_str());
+    let media = media.context("no segments")?;
+    let track = |kind: Kind| TrackName::new(namespace(channel), kind.track(media));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let session = open(&publisher.parse()?, Exchange::new(), Limits::default()).await?;
+        let fetch = async |kind: Kind, range: LocationRange| {
+            session.fetch(&track(kind), range).await?.collect(32 << 20).await
+        };
+        let records = fetch(Kind::Manifest, LocationRange::groups(0, u64::MAX)).await?;
+        let mut all = Vec::new();
+        for Object { at, .. } in records {
+            all.push(fetch(Kind::Media, LocationRange::groups(at.group, at.group)).await);
+        }
+        Ok(all)
+    })
+}
+
+/// A receiver keeps four segments for those who subscribe: what came before is in its store, and there is nobody else to ask.
+#[test]
+fn what_is_past_comes_from_the_store_of_a_receiver() -> anyhow::Result<()> {
+    const LARGE: usize = 1_000_000;
+    let root = content_of("moq-past", SEGMENTS, LARGE)?;
+    let origin = Origin::start(&root)?;
+    let mut rig = Rig::start("moq-past", &origin, "looped/tv/master.m3u8", &Setup { loss: 0.0, ..LOSSY })?;
+    let publisher = rig.receiver.moq_url().with_context(|| rig.tails())?;
+    let mut seen = BTreeSet::new();
+    // The receiver keeps what playlists listed for twice their length.
+    while seen.len() < 18 || rig.receiver.metric(RECORDS) < 30.0 {
+        ensure!(seen.len() < 60, "no records\n{}", rig.tails());
+        play(&rig.receiver, &root, 1, &mut seen).inspect_err(|_| tools::say(&rig.tails()))?;
+    }
+    rig.kill_sender();
+    let files: Vec<Vec<u8>> = (0..SEGMENTS)
+        .map(|n| fs::read(root.join("tv").join(format!("s{n}.ts"))))
+        .collect::<Result<_, _>>()?;
+    let groups = fetch_groups(&publisher, &rig.receiver).with_context(|| rig.tails())?;
+    let past: Vec<&Object> = groups.iter().flatten().flatten().collect();
+    let same = past.iter().filter(|object| files.iter().any(|file| file[..] == object.payload[..])).count();
+    let from_store = rig.receiver.metric(FROM_STORE);
+    tools::say(&format!("{} groups, {} segments, {from_store} from the store", groups.len(), past.len()));
+    ensure!(same == past.len(), "{} of {} are none of the origin's", past.len() - same, past.len());
+    ensure!(past.len() >= 8, "only {} segments\n{}", past.len(), rig.tails());
+    ensure!(from_store >= 4.0, "{from_store} segments came from the store\n{}", rig.tails());
     Ok(())
 }
 

@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Subgroups open at once in one subscription: the oldest is reset for a new one.
 const OPEN_SUBGROUPS: usize = 16;
+/// A peer takes an object that it fetches within this time.
+const WRITE_TIME: Duration = Duration::from_secs(60);
 
 /// A request stream of the peer.
 pub(super) async fn request(
@@ -405,13 +407,29 @@ async fn send_fetched(
         objects.sort_by_key(|o| (std::cmp::Reverse(o.at.group), o.at.object));
     }
     let mut encoder = FetchEncoder::default();
-    for object in objects {
-        let len = object.payload.len();
-        let head = encoder.encode(object.at, object.subgroup, 128, &object.properties, len as u64);
-        let sent = send.write_all_chunks(&mut [Bytes::from(head), object.payload]).await;
-        if let Err(e) = sent {
-            return Err(write_error(e));
-        }
+    for promise in objects {
+        let at = promise.at;
+        let (head, payload) = match promise.get().await {
+            Ok(Object { at, subgroup, properties, payload }) => {
+                let head = encoder.encode(at, subgroup, 128, &properties, payload.len() as u64);
+                (head, payload)
+            }
+            Err(refusal) if refusal.is_absence() => (encoder.unknown(at), Bytes::new()),
+            Err(refusal) => {
+                tracing::debug!(%refusal, ?at, "moq: answer to a FETCH is broken off");
+                let _ = send.reset(VarInt::from_u32(reset::INTERNAL));
+                return Ok(());
+            }
+        };
+        let len = payload.len();
+        let mut chunks = [Bytes::from(head), payload];
+        let written = tokio::time::timeout(WRITE_TIME, send.write_all_chunks(&mut chunks)).await;
+        let Ok(written) = written else {
+            // Who does not read must not keep objects in memory that nobody else needs.
+            let _ = send.reset(VarInt::from_u32(reset::TOO_FAR_BEHIND));
+            return Ok(());
+        };
+        written.map_err(write_error)?;
         session.inner.counters.sent(len);
     }
     finish(&mut send);

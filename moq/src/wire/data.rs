@@ -213,6 +213,8 @@ const GROUP_PRESENT: u64 = 0x08;
 const PRIORITY_PRESENT: u64 = 0x10;
 const PROPERTIES_PRESENT: u64 = 0x20;
 const DATAGRAM: u64 = 0x40;
+const END_OF_ABSENT_RANGE: u64 = 0x8c;
+const END_OF_UNKNOWN_RANGE: u64 = 0x10c;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Prior {
@@ -238,10 +240,10 @@ impl FetchDecoder {
     pub fn decode(&mut self, r: &mut Reader<'_>) -> Result<FetchRecord, WireError> {
         let flags = r.vi64()?;
         match flags {
-            0x8c | 0x10c => {
+            END_OF_ABSENT_RANGE | END_OF_UNKNOWN_RANGE => {
                 let at = self.end_of_range(r)?;
                 self.prior.at = Some(at);
-                return Ok(FetchRecord::EndOfRange(at, flags == 0x8c));
+                return Ok(FetchRecord::EndOfRange(at, flags == END_OF_ABSENT_RANGE));
             }
             0..=0x7f => {}
             _ => return Err(WireError::violation("unknown fetch flags")),
@@ -311,7 +313,8 @@ impl FetchDecoder {
 /// Encodes the records of one FETCH stream, ascending or descending by group.
 #[derive(Clone, Debug, Default)]
 pub struct FetchEncoder {
-    prior: Option<(Location, u8)>,
+    prior: Option<Location>,
+    priority: Option<u8>,
 }
 
 impl FetchEncoder {
@@ -325,10 +328,9 @@ impl FetchEncoder {
         len: u64,
     ) -> Vec<u8> {
         let mut flags = if subgroup == 0 { 0 } else { SUBGROUP_PRESENT };
-        let new_group = self.prior.is_none_or(|(p, _)| p.group != at.group);
-        let new_object =
-            new_group || self.prior.is_none_or(|(p, _)| p.object.checked_add(1) != Some(at.object));
-        let new_priority = self.prior.is_none_or(|(_, p)| p != priority);
+        let new_group = self.prior.is_none_or(|p| p.group != at.group);
+        let new_object = new_group || self.prior.is_none_or(|p| p.object.checked_add(1) != Some(at.object));
+        let new_priority = self.priority != Some(priority);
         flags |= if new_group { GROUP_PRESENT } else { 0 };
         flags |= if new_object { OBJECT_PRESENT } else { 0 };
         flags |= if new_priority { PRIORITY_PRESENT } else { 0 };
@@ -336,16 +338,13 @@ impl FetchEncoder {
         let mut out = Vec::new();
         put_vi64(&mut out, flags);
         if new_group {
-            put_vi64(
-                &mut out,
-                self.prior.map_or(at.group, |(p, _)| p.group.abs_diff(at.group).saturating_sub(1)),
-            );
+            self.put_group(&mut out, at.group);
         }
         if subgroup != 0 {
             put_vi64(&mut out, subgroup);
         }
         if new_object {
-            let base = self.prior.filter(|_| !new_group).map_or(0, |(p, _)| p.object);
+            let base = self.prior.filter(|_| !new_group).map_or(0, |p| p.object);
             put_vi64(&mut out, at.object.saturating_sub(base));
         }
         if new_priority {
@@ -355,7 +354,22 @@ impl FetchEncoder {
             put_bytes(&mut out, properties);
         }
         put_vi64(&mut out, len);
-        self.prior = Some((at, priority));
+        (self.prior, self.priority) = (Some(at), Some(priority));
         out
+    }
+
+    /// End of Unknown Range: what is left out up to here exists, or may, and cannot be had. In another
+    /// group than the record before.
+    pub fn unknown(&mut self, at: Location) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_vi64(&mut out, END_OF_UNKNOWN_RANGE);
+        self.put_group(&mut out, at.group);
+        put_vi64(&mut out, at.object);
+        self.prior = Some(at);
+        out
+    }
+
+    fn put_group(&self, out: &mut Vec<u8>, group: u64) {
+        put_vi64(out, self.prior.map_or(group, |p| p.group.abs_diff(group).saturating_sub(1)));
     }
 }

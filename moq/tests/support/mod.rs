@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
 use mahp_common::{Tsi, WallTime};
+use mahp_moq::channel::Windows;
 use mahp_moq::plane::{Boxed, Fetched};
 use mahp_moq::quic::{Connector, Identity, Limits, Listener, MoqtUrl, QuicSession, Trust, parse_url};
 use mahp_moq::track::TrackConfig;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 
 /// When it is in virtual time.
 pub const WALL: WallTime = WallTime::from_unix_secs(1_790_000_000);
+/// Everything that a test publishes.
+pub const WINDOWS: Windows = Windows { media: 64 << 20, documents: 8 << 20, records: 8 << 20 };
 /// Encoding symbol length.
 pub const T: u16 = 1344;
 
@@ -115,7 +118,7 @@ impl Source for Tracks {
             let group = range.start.group;
             let objects = (range.start.object..=range.last().object).take(1000);
             let objects = objects.map(|o| Object::new(Location::new(group, o), payload(group, o, 1344)));
-            Ok(Fetched { end: range.end, end_of_track: false, objects: objects.collect() })
+            Ok(Fetched::of(range.end, objects))
         })
     }
 }

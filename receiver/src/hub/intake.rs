@@ -155,7 +155,7 @@ impl State {
         entry.note_layer(now, (toi, &meta), &how);
         entry.completed(wall, &meta, source, how);
         self.land_all(&resource, key, toi, &meta, controls);
-        self.copies.object(key, toi, meta.kind, &payload);
+        self.copies.object(key, toi, &payload);
         if meta.kind == ObjectKind::Manifest || sniff(payload.chunks().first().map_or(&[], |c| c)).is_some() {
             self.forget_older(&resource, key, (&meta, toi), controls);
             self.complete_manifest(now, key, toi, resource, meta, payload, source);

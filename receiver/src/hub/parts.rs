@@ -60,11 +60,19 @@ impl State {
         let (mut chunks, mut source) = (Vec::new(), Source::Multicast);
         for piece in &recipe.pieces {
             let key = self.urls.key(&Url::parse(&piece.url).ok()?);
-            let range = piece.range.map(|(first, last)| (first, Some(last)));
-            for stored in self.store.lookup(&key, range)? {
-                chunks.extend_from_slice(cut(&stored, piece.range).chunks());
-                source = worse(source, stored.source);
-            }
+            let (payload, from) = self.bytes_of(&key, piece.range)?;
+            chunks.extend_from_slice(payload.chunks());
+            source = worse(source, from);
+        }
+        Some((Payload::from_chunks(chunks), source))
+    }
+
+    /// The bytes of a resource, or of a part of it, if they are in memory; and the worst of their sources.
+    pub(super) fn bytes_of(&self, key: &ResourceKey, range: Option<(u64, u64)>) -> Option<(Payload, Source)> {
+        let (mut chunks, mut source) = (Vec::new(), Source::Multicast);
+        for stored in self.store.lookup(key, range.map(|(first, last)| (first, Some(last))))? {
+            chunks.extend_from_slice(cut(&stored, range).chunks());
+            source = worse(source, stored.source);
         }
         Some((Payload::from_chunks(chunks), source))
     }

@@ -3,6 +3,7 @@
 use super::{Entry, Flight, Hub, State};
 use crate::config::SessionSource;
 use crate::flow::Control;
+use crate::library::Library;
 use crate::urls::RenditionKey;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Channel, Flow, Role};
@@ -10,7 +11,7 @@ use mahp_common::recipe::Recipe;
 use mahp_common::repair::plan::ObjectKey;
 use mahp_common::repair::report::RUN_BINS;
 use mahp_common::session::recv::{ByPath, Lack};
-use mahp_common::{ObjectKind, ObjectMeta, Time, Toi, Tsi};
+use mahp_common::{ObjectKind, ObjectMeta, Payload, Time, Toi, Tsi};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const WATCHED: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A part of a low-latency playlist is completed this much later than its duration: its loss is mended as soon as it is revealed.
 const PART_PATIENCE: Duration = Duration::from_millis(1200);
+
+/// A disk has read an object by then.
+const DISK_TIME: Duration = Duration::from_secs(2);
 
 /// An object in flight that should be completed.
 #[derive(Clone, Debug)]
@@ -113,6 +117,14 @@ pub struct Relayed {
     pub key: VerifyingKey,
 }
 
+/// Where the bytes of an object are.
+enum Place {
+    Memory(Payload),
+    /// And they are being read: [`Library::changes`] tells when they are in memory.
+    Disk,
+    Nowhere,
+}
+
 impl Received {
     /// Nothing yet.
     pub fn new(rendition: RenditionKey, tsi: Tsi) -> Received {
@@ -197,6 +209,37 @@ impl Hub {
                 entry.wanted_at = Some(now);
             }
         });
+    }
+
+    /// The bytes of an object, or of what has its place now (which its digest tells), if they are in the store: in memory or on disk.
+    pub async fn stored(&self, meta: &ObjectMeta) -> Option<Payload> {
+        let mut changes = self.changes();
+        let found = async {
+            loop {
+                changes.borrow_and_update();
+                match self.look_for(meta) {
+                    Place::Memory(payload) => return Some(payload),
+                    Place::Disk => changes.changed().await.ok()?,
+                    Place::Nowhere => return None,
+                }
+            }
+        };
+        tokio::time::timeout(DISK_TIME, found).await.ok()?
+    }
+
+    fn look_for(&self, meta: &ObjectMeta) -> Place {
+        let Ok(url) = Url::parse(&meta.url) else { return Place::Nowhere };
+        let mut state = self.state();
+        let key = state.urls.key(&url);
+        let range = meta.range.map(|r| (r.first, r.last));
+        if let Some((payload, _)) = state.bytes_of(&key, range) {
+            return Place::Memory(payload);
+        }
+        let range = range.map(|(first, last)| (first, Some(last)));
+        match state.disk.as_mut().is_some_and(|disk| disk.request(&key, range)) {
+            true => Place::Disk,
+            false => Place::Nowhere,
+        }
     }
 
     /// Byte ranges that an object lacks, merged over gaps.

@@ -228,7 +228,7 @@ impl One {
             }
             newer
         });
-        self.publishers.copies.record(&self.what.rendition, file.toi, &record.payload);
+        self.publishers.copies.record(&self.what.rendition, (file.toi, &file.meta), &record.payload);
         let control = Control::Description { newest, instance: record.payload };
         self.publishers.hub.tell(&self.what.rendition, control);
         self.described.insert(group, file.toi);

@@ -1,12 +1,14 @@
 //! Media over QUIC (experimental): what senders publish there, besides multicast.
 //!
 //! [`sessions`] keeps QUIC sessions with publishers; [`fetch`] gets symbols and objects for the recovery; [`follow`] hears what
-//! exists, and hears the objects themselves while multicast is silent; [`relay`] serves others.
+//! exists, and hears the objects themselves while multicast is silent; [`relay`] serves others, from the
+//! store too ([`shelves`]).
 
 mod fetch;
 mod follow;
 mod relay;
 mod sessions;
+mod shelves;
 
 pub(crate) use fetch::Publishers;
 pub(crate) use follow::follow;

@@ -1,20 +1,22 @@
 //! Relay for others on the LAN: the tracks of the channels, served from what this receiver has.
 //!
 //! An object is published here when it is complete, with the sender's signed record of it, which this receiver had from the
-//! sender's publisher; whoever asks here can verify both. Symbols and objects that are asked for by TOI and are not here are
-//! asked from that publisher. A subscription counts as somebody who watches: groups are joined for it.
+//! sender's publisher; whoever asks here can verify both. Only the newest are kept for those who subscribe: what is fetched later
+//! comes from the receiver's store, in memory or on disk, for as long as that has it ([`shelves`](super::shelves)). What is not here,
+//! and symbols and objects that are asked for by TOI and are not, are asked from that publisher. A subscription counts as somebody
+//! who watches: groups are joined for it.
 
 use super::fetch::Publishers;
-use super::sessions::Sessions;
+use super::shelves::{OwnStore, Upstream};
 use crate::config::Moq;
 use crate::hub::recover::Relayed;
 use crate::recovery::client::count;
 use crate::urls::RenditionKey;
 use bytes::Bytes;
-use mahp_common::{ObjectKind, Payload, Toi};
-use mahp_moq::channel::ChannelTracks;
+use mahp_common::{ObjectMeta, Payload, Toi};
+use mahp_moq::channel::{ChannelTracks, Shelf, Windows};
 use mahp_moq::exchange::Offer;
-use mahp_moq::plane::{Boxed, Fetched, Fetching as _, ObjectPlane as _, Refusal, Source};
+use mahp_moq::plane::{Boxed, Fetched, Refusal, Source};
 use mahp_moq::publisher::namespace;
 use mahp_moq::quic::{Identity, Limits, Listener};
 use mahp_moq::wire::LocationRange;
@@ -26,10 +28,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use url::Url;
 
-/// Kept of each rendition for those who ask.
-const WINDOW_BYTES: usize = 16 << 20;
+/// Kept of each rendition for those who subscribe. The store has the rest.
+const WINDOWS: Windows = Windows { media: 4 << 20, documents: 1 << 20, records: 2 << 20 };
 /// What is on offer, and who watches, is looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
 /// Objects and records between hub and relay: further ones are left out, and asked from the publisher by whoever needs them.
@@ -44,8 +45,8 @@ const ANSWER_BYTES: usize = 33 << 20;
 /// What this receiver has got and verified.
 #[derive(Clone, Debug)]
 enum Copy {
-    Record(Bytes),
-    Object(ObjectKind, Payload),
+    Record(Box<ObjectMeta>, Bytes),
+    Object(Payload),
 }
 
 /// The way of copies to the relay: without one, nothing happens; what finds it full is left out.
@@ -54,13 +55,13 @@ pub(crate) struct Copies(Option<mpsc::Sender<(RenditionKey, Toi, Copy)>>);
 
 impl Copies {
     /// An object is complete.
-    pub(crate) fn object(&self, rendition: &RenditionKey, toi: Toi, kind: ObjectKind, payload: &Payload) {
-        self.give(|| (rendition.clone(), toi, Copy::Object(kind, payload.clone())));
+    pub(crate) fn object(&self, rendition: &RenditionKey, toi: Toi, payload: &Payload) {
+        self.give(|| (rendition.clone(), toi, Copy::Object(payload.clone())));
     }
 
-    /// The record of an object has come.
-    pub(super) fn record(&self, rendition: &RenditionKey, toi: Toi, record: &Bytes) {
-        self.give(|| (rendition.clone(), toi, Copy::Record(record.clone())));
+    /// The record of an object has come, which says this of it.
+    pub(super) fn record(&self, rendition: &RenditionKey, (toi, meta): (Toi, &ObjectMeta), record: &Bytes) {
+        self.give(|| (rendition.clone(), toi, Copy::Record(Box::new(meta.clone()), record.clone())));
     }
 
     fn give(&self, copy: impl FnOnce() -> (RenditionKey, Toi, Copy)) {
@@ -85,8 +86,8 @@ struct Relaying {
     what: Relayed,
     tracks: Arc<ChannelTracks>,
     _offer: Offer,
-    records: Recent<Bytes>,
-    objects: Recent<(ObjectKind, Payload)>,
+    records: Recent<(Box<ObjectMeta>, Bytes)>,
+    objects: Recent<Payload>,
 }
 
 /// The newest of something, by rendition and TOI.
@@ -170,10 +171,16 @@ impl Relay {
                 continue;
             }
             let key = what.key.to_base64();
-            let tracks = Arc::new(ChannelTracks::new(&what.channel, &key, WINDOW_BYTES, self.clock.wall()));
-            let sessions = publishers.sessions.clone();
-            let source =
-                Arc::new(Local { tracks: tracks.clone(), sessions, publisher: what.publisher.clone() });
+            let upstream = Upstream {
+                channel: what.channel.name.clone(),
+                sessions: publishers.sessions.clone(),
+                publisher: what.publisher.clone(),
+            };
+            let shelves: Vec<Arc<dyn Shelf>> =
+                vec![Arc::new(OwnStore(publishers.hub.clone())), Arc::new(upstream.clone())];
+            let wall = self.clock.wall();
+            let tracks = Arc::new(ChannelTracks::new(&what.channel, &key, &WINDOWS, shelves, wall));
+            let source = Arc::new(Local { tracks: tracks.clone(), upstream });
             let offer = match self.exchange.offer(namespace(&what.channel.name), source) {
                 Ok(offer) => offer,
                 Err(e) => {
@@ -196,12 +203,12 @@ impl Relay {
     fn take(&mut self, key: (RenditionKey, Toi), copy: Copy) {
         let Some(relaying) = self.channels.get_mut(&*key.0.channel) else { return };
         match copy {
-            Copy::Record(record) => relaying.records.put(key.clone(), record),
-            Copy::Object(kind, payload) => relaying.objects.put(key.clone(), (kind, payload)),
+            Copy::Record(meta, record) => relaying.records.put(key.clone(), (meta, record)),
+            Copy::Object(payload) => relaying.objects.put(key.clone(), payload),
         }
-        let Some(record) = relaying.records.held.get(&key).cloned() else { return };
-        let Some((kind, payload)) = relaying.objects.take(&key) else { return };
-        relaying.tracks.publish(&key.0.rendition, key.1, kind, record, payload.to_bytes());
+        let Some((meta, record)) = relaying.records.held.get(&key).cloned() else { return };
+        let Some(payload) = relaying.objects.take(&key) else { return };
+        relaying.tracks.publish(&key.0.rendition, key.1, &meta, record, payload.to_bytes());
     }
 }
 
@@ -212,8 +219,7 @@ fn url(address: SocketAddr, identity: &Identity) -> String {
 /// A channel's tracks, and behind them its publisher.
 struct Local {
     tracks: Arc<ChannelTracks>,
-    sessions: Sessions,
-    publisher: Url,
+    upstream: Upstream,
 }
 
 impl Source for Local {
@@ -226,12 +232,7 @@ impl Source for Local {
             match self.tracks.fetch(name, range).await {
                 // Groups of the live tracks are numbered here and there on their own; TOIs are the same.
                 Err(refusal) if refusal.is_absence() && self.tracks.is_by_toi(name) => {
-                    count("moq_relay_upstream");
-                    let session = self.sessions.get(&self.publisher).await?;
-                    let fetching = session.fetch(name, range).await?;
-                    let end = fetching.end();
-                    let objects = fetching.collect(ANSWER_BYTES).await?;
-                    Ok(Fetched { end, end_of_track: false, objects })
+                    self.upstream.fetch(name, range, ANSWER_BYTES).await
                 }
                 answer => answer,
             }

@@ -167,6 +167,12 @@ async fn films_go_to_disk_and_come_back() {
         assert_eq!(rig.until_here(&segment(n)).await.payload.to_bytes(), body(n));
     }
     assert!(rig.hub.snapshot().totals.disk_bytes >= 40 * SIZE as u64);
+    // The same for whoever knows an object by its record.
+    for n in [2, 3, 39] {
+        let meta = media(n).meta;
+        assert_eq!(rig.hub.stored(&meta).await.map(|payload| payload.digest()), meta.digest);
+    }
+    assert_eq!(rig.hub.stored(&media(77).meta).await, None);
     worker.abort();
     std::fs::remove_dir_all(folder).unwrap();
     rig.end().await;

@@ -370,6 +370,10 @@ async fn a_segment_is_put_together_from_its_parts() {
     assert_eq!(stored.payload.digest(), Digest::of(&whole.data));
     assert_eq!((stored.meta.digest, stored.meta.kind), (whole.meta.digest, ObjectKind::Media));
     assert_eq!(stored.source, Source::Multicast);
+    // By their records, both are there.
+    for meta in [part(2).meta, whole.meta] {
+        assert_eq!(rig.hub.stored(&meta).await.map(|payload| payload.digest()), meta.digest);
+    }
     rig.end().await;
 }
 
