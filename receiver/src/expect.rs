@@ -16,6 +16,8 @@ const SLACK_MAX: Duration = Duration::from_millis(2500);
 const SILENCE_MIN: Duration = Duration::from_secs(2);
 /// A described object whose first symbol is not here after this was missed.
 const START_MAX: Duration = Duration::from_millis(1500);
+/// Symbols of an object that is not described are followed by others, or by its description, within this time.
+const NAMELESS_MAX: Duration = Duration::from_millis(500);
 /// Announced objects and positions remembered per rendition.
 const REMEMBERED: usize = 1024;
 /// Positions start here, so that a playlist can be taught backwards.
@@ -92,6 +94,8 @@ pub struct Hearing {
     target: Duration,
     joined_at: Time,
     last_packet: Option<Time>,
+    /// Last symbol of an object that is not described.
+    nameless: Option<Time>,
     starts: VecDeque<Time>,
     announced: Bounded<Announced>,
     listed: Bounded<()>,
@@ -110,6 +114,7 @@ impl Hearing {
             target,
             joined_at,
             last_packet: None,
+            nameless: None,
             starts: VecDeque::new(),
             announced: Bounded::default(),
             listed: Bounded::default(),
@@ -122,7 +127,7 @@ impl Hearing {
     /// The groups were joined (again): what was sent while we were away is gone.
     pub fn joined(&mut self, now: Time) {
         self.joined_at = now;
-        self.last_packet = None;
+        (self.last_packet, self.nameless) = (None, None);
         self.starts.clear();
         self.started = None;
     }
@@ -136,6 +141,11 @@ impl Hearing {
     /// Packets were received.
     pub fn packets(&mut self, now: Time) {
         self.last_packet = Some(now);
+    }
+
+    /// When the last symbol came of an object that no FDT Instance has described yet, if there is one.
+    pub fn nameless(&mut self, at: Option<Time>) {
+        self.nameless = at;
     }
 
     /// An FDT Instance described an object for the first time. `newest`: it is being sent now; others were sent before.
@@ -302,7 +312,10 @@ impl Hearing {
             (Some(p), None) if Some(p) < self.order.last() => return Verdict::NotComing(Absent::Passed),
             _ => 1,
         };
-        let until = self.next_start(ahead);
+        let until = match self.nameless {
+            Some(at) if ahead == 1 => self.next_nameless(at),
+            _ => self.next_start(ahead),
+        };
         if now > until { Verdict::NotComing(Absent::Overdue) } else { Verdict::Expected { until } }
     }
 
@@ -312,6 +325,13 @@ impl Hearing {
         let slack = (cadence / 2 + Duration::from_millis(500)).min(SLACK_MAX);
         let from = self.starts.back().copied().unwrap_or(self.joined_at);
         from + cadence * u32::try_from(ahead.min(100)).unwrap_or(100) + slack
+    }
+
+    /// The same of the next one, where an object is coming whose description was lost so far: most likely it is that. Not for longer
+    /// than a cadence, however long such symbols come.
+    fn next_nameless(&self, last_symbol: Time) -> Time {
+        let until = self.next_start(1);
+        until.max((last_symbol + NAMELESS_MAX).min(until + self.cadence()))
     }
 
     /// Median time between starts of media objects; the target duration before two were heard.

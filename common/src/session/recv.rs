@@ -190,6 +190,12 @@ impl RecvSession {
         self.finished.contains_key(&toi)
     }
 
+    /// When the last symbol came of an object that no FDT Instance has described yet.
+    pub fn undescribed(&self) -> Option<Time> {
+        let begun = self.objects.values().filter(|o| o.meta.is_none()).map(|o| o.last_symbol);
+        begun.chain(self.held.last()).max()
+    }
+
     /// What an object under assembly still needs.
     pub fn lack(&self, toi: Toi) -> Option<Lack> {
         self.objects.get(&toi).map(|o| o.lack(toi))

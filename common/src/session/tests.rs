@@ -58,6 +58,7 @@ fn clean_channel_arrives_whole_and_needs_no_decoder() {
         assert_eq!((stats.lost_symbols, stats.recovered_symbols), (0, 0), "{profile:?}");
         assert_eq!(stats.drops.faults(), 0, "{:?}", stats.drops);
         assert_eq!(stats.assembly_bytes, 0);
+        assert_eq!(pair.receiver.undescribed(), None);
     }
 }
 
@@ -270,11 +271,15 @@ fn lost_fdt_instances_cost_no_object() {
 
 #[test]
 fn without_any_fdt_nothing_is_handed_out() {
-    let (send, recv) = configs(WireProfile::Mabr, 32 * MBIT);
-    let mut pair = Pair::new(send, recv, link(1));
-    pair.filter = Box::new(|_, datagram| AlcPacket::parse(datagram).is_ok_and(|p| p.fdt.is_none()));
-    live(&mut pair, 0, 3, 750_000);
-    assert_eq!(pair.log.complete.len(), 0);
+    for profile in PROFILES {
+        let (send, recv) = configs(profile, 32 * MBIT);
+        let mut pair = Pair::new(send, recv, link(1));
+        pair.filter = Box::new(|_, datagram| AlcPacket::parse(datagram).is_ok_and(|p| p.fdt.is_none()));
+        live(&mut pair, 0, 3, 750_000);
+        assert_eq!(pair.log.complete.len(), 0);
+        let last = pair.receiver.undescribed();
+        assert!(last.is_some_and(|at| at > Time::from_secs(4)), "{profile:?}: known all the same: {last:?}");
+    }
 }
 
 #[test]

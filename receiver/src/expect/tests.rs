@@ -90,6 +90,32 @@ fn an_object_that_was_described_late_has_begun_all_the_same() {
 }
 
 #[test]
+fn an_object_that_nothing_has_described_yet_may_be_the_next_one() {
+    // 16 is sent from 14 s on, slower than usual, and its first FDT Instance is lost: it would be overdue at 15.5 s.
+    let mut h = live(10..16);
+    h.taught(&keys(8..18), false);
+    h.packets(ms(15_400));
+    assert_eq!(ask(&h, ms(15_600), 16), Verdict::NotComing(Absent::Overdue), "negative control");
+    h.nameless(Some(ms(14_900)));
+    assert_eq!(ask(&h, ms(14_900), 16), Verdict::Expected { until: ms(15_500) }, "as usual");
+    h.nameless(Some(ms(15_400)));
+    assert_eq!(ask(&h, ms(15_600), 16), Verdict::Expected { until: ms(15_900) });
+    assert_eq!(ask(&h, ms(15_901), 16), Verdict::NotComing(Absent::Overdue), "they have ceased");
+    assert_eq!(ask(&h, ms(15_600), 17), Verdict::Expected { until: ms(17_500) }, "not the one after it");
+    assert_eq!(ask(&h, ms(15_600), 14), Verdict::NotComing(Absent::Passed));
+    // However long they come (nothing has verified them), a cadence later it is enough.
+    h.packets(ms(17_600));
+    h.nameless(Some(ms(17_400)));
+    assert_eq!(ask(&h, ms(17_400), 16), Verdict::Expected { until: ms(17_500) });
+    h.nameless(Some(ms(17_600)));
+    assert_eq!(ask(&h, ms(17_600), 16), Verdict::NotComing(Absent::Overdue));
+    // Described: it has begun.
+    h.announced(ms(17_700), &key(16), ObjectKind::Media, true, None);
+    h.nameless(None);
+    assert_eq!(ask(&h, ms(17_700), 16), Verdict::Expected { until: ms(19_200) });
+}
+
+#[test]
 fn positions_from_a_playlist_tell_how_far_ahead() {
     let mut h = live(10..16);
     h.taught(&keys(8..18), false);

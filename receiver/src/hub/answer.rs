@@ -215,6 +215,8 @@ impl State {
             return Availability::NotComing;
         }
         entry.listen();
+        let nameless = entry.flow.as_ref().and_then(|flow| flow.session().undescribed());
+        entry.hearing.nameless(nameless);
         let flight = progress.as_ref().map(|(_, p)| p);
         let verdict = entry.hearing.verdict(now, key, range.map(|r| r.0), flight, &entry.flow_rate());
         // What the recovery is at work on is left to it for a while.

@@ -21,6 +21,8 @@ pub(super) struct HeldPacket {
 #[derive(Debug, Default)]
 struct OfObject {
     since: Time,
+    /// Of the newest packet.
+    last: Time,
     packets: Vec<HeldPacket>,
 }
 
@@ -43,7 +45,9 @@ impl Held {
             return false;
         }
         self.bytes += cost;
-        let object = self.objects.entry(toi).or_insert_with(|| OfObject { since: now, packets: Vec::new() });
+        let fresh = || OfObject { since: now, last: now, packets: Vec::new() };
+        let object = self.objects.entry(toi).or_insert_with(fresh);
+        object.last = now;
         object.packets.push(packet);
         true
     }
@@ -65,6 +69,11 @@ impl Held {
     /// When the first of them will have waited too long.
     pub(super) fn expires_at(&self) -> Option<Time> {
         self.objects.values().map(|o| o.since + PATIENCE).min()
+    }
+
+    /// When the newest of them came.
+    pub(super) fn last(&self) -> Option<Time> {
+        self.objects.values().map(|o| o.last).max()
     }
 
     /// Memory held.

@@ -5,8 +5,11 @@ use crate::hub::*;
 use crate::library::{Availability, Library, Source};
 use crate::snapshot::Observe;
 use bytes::Bytes;
+use mahp_common::session::recv::Input;
 use mahp_common::session::send::FlowKind;
-use mahp_common::{Digest, ObjectKind};
+use mahp_common::wire::alc::{AlcRepr, PayloadId};
+use mahp_common::wire::fti::NO_CODE;
+use mahp_common::{Digest, Esi, ObjectKind, Sbn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fec_cannot_mend_is_mended_by_ranges() {
@@ -101,6 +104,38 @@ async fn tokens_and_reports_of_players_make_no_other_object() {
     // What is no token tells objects apart.
     assert!(!matches!(rig.hub.demand(&with("hdnts=of-a-player&v=2"), None), Availability::Here(_)));
     rig.end().await;
+}
+
+/// Joined 1.3 s ago, a segment that has not begun is overdue: half a second each, and 0.75 s late.
+#[tokio::test(start_paused = true)]
+async fn an_overdue_segment_is_waited_for_while_symbols_come_that_nothing_has_described() {
+    let mut rig = Rig::new(options());
+    rig.description.channels[0].target_duration_ms = 500;
+    rig.hub.describe(rig.session, rig.description.clone(), Some(rig.key.verifying_key()));
+    rig.join().await;
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    assert!(matches!(rig.hub.demand(&segment(1), None), Availability::NotComing));
+    let symbol = AlcRepr {
+        tsi: rig.flow().endpoint.tsi,
+        toi: Toi(77),
+        codepoint: NO_CODE,
+        close_session: false,
+        close_object: false,
+        fti: None,
+        fdt: None,
+        cenc: None,
+        sender_time: None,
+        payload_id: PayloadId { sbn: Sbn(0), esi: Esi(3) },
+    };
+    let mut datagram = Vec::new();
+    symbol.emit(&mut datagram);
+    datagram.resize(datagram.len() + 1344, 7);
+    let flow = rig.hub.state().renditions.values().find_map(|entry| entry.flow.clone()).unwrap();
+    let (now, wall) = (rig.hub.clock.now(), rig.hub.clock.wall());
+    flow.session().handle_input(Input::Packet { now, wall, datagram: &datagram });
+    assert!(matches!(rig.hub.demand(&segment(1), None), Availability::Expected { .. }));
+    tokio::time::sleep(Duration::from_millis(510)).await;
+    assert!(matches!(rig.hub.demand(&segment(1), None), Availability::NotComing), "they have ceased");
 }
 
 #[tokio::test]
