@@ -77,5 +77,5 @@ Common mistakes:
   Joined but no data: `mahp-receiver doctor` names the cause (wrong source, reverse path filter, firewall, buffer, nothing sent).
   Joined on the wrong interface: name it with --interface eth1; the banner says which one is used.
   Works for four minutes, then stops: a switch without an IGMP querier; enable one in the VLAN.
-  Players elsewhere get 403: only local addresses are answered; add their network with --allow-from.
+  Players elsewhere get 403: only local addresses are answered; add the network that the answer names with --allow-from.
   An origin is refused with 403: name its host with --allow-origin.";

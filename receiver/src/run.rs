@@ -5,6 +5,7 @@ use crate::description::multicast::{self, Listener};
 use crate::description::{Follower, KnownKeys, Look, Remembered, Trust, report};
 use crate::flow;
 use crate::http::access::{HostList, Network};
+use crate::http::site::Site;
 use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
@@ -129,6 +130,7 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
     let networks = config.allow_from.iter().map(|n| n.parse::<Network>()).collect::<Result<_, _>>();
     Ok(http::Options {
         allow_from: networks.map_err(wrong)?,
+        site: Site::of_this_box(),
         allow_origins: HostList::new(&config.allow_origin).map_err(wrong)?,
         rungs: config.rungs,
         low_latency: config.latency == Latency::Low,

@@ -1,5 +1,6 @@
 //! Who may ask, and which origins may be asked: never an open proxy.
 
+use super::site::Site;
 use mahp_common::catalog::Channel;
 use mahp_runtime::guard::is_local_peer;
 use std::fmt;
@@ -57,10 +58,11 @@ impl fmt::Display for Network {
     }
 }
 
-/// Whether a peer is served: local networks always, others when listed.
-pub fn may_ask(peer: IpAddr, allow_from: &[Network]) -> bool {
+/// Whether a peer is served: local networks and the site always, others when listed.
+pub fn may_ask(peer: IpAddr, allow_from: &[Network], site: &Site) -> bool {
     let peer = peer.to_canonical();
-    is_local_peer(peer) || allow_from.iter().any(|n| n.contains(peer))
+    let at_home = |peer| matches!(peer, IpAddr::V6(v6) if site.contains(v6));
+    is_local_peer(peer) || allow_from.iter().any(|n| n.contains(peer)) || at_home(peer)
 }
 
 /// Whether a channel's prefix is of the same scheme, host and port.

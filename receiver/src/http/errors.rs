@@ -3,6 +3,7 @@
 use super::body::Body;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Seconds after which a sender that did not answer may have done so.
 const SESSION_RETRY: &str = "2";
@@ -65,7 +66,7 @@ impl Refusal {
         Refusal::new(StatusCode::NOT_FOUND, Self::NO_CHANNEL, format!("no channel is called {name}"), hint)
     }
 
-    /// No channel of this name is known, and a sender that may have it has not answered yet.
+    /// No such channel is known, and a sender that may have it has not answered yet.
     pub fn no_sender_yet(no_channel: &str) -> Refusal {
         Refusal::new(
             StatusCode::GATEWAY_TIMEOUT,
@@ -81,9 +82,7 @@ impl Refusal {
             StatusCode::FORBIDDEN,
             "E-ORIGIN-NOT-ALLOWED",
             format!("{host} belongs to no channel and this receiver is not an open proxy"),
-            format!(
-                "allow it: `allow_origins = [\"{host}\"]` in the configuration, or --allow-origin {host}"
-            ),
+            format!("allow it: `allow-origin = [\"{host}\"]` in the configuration, or --allow-origin {host}"),
         )
     }
 
@@ -94,18 +93,21 @@ impl Refusal {
             "E-ORIGIN-PRIVATE",
             why,
             format!(
-                "if it is meant, list it by name: `allow_origins = [\"{host}\"]`, or --allow-origin {host}"
+                "if it is meant, list it by name: `allow-origin = [\"{host}\"]`, or --allow-origin {host}"
             ),
         )
     }
 
     /// The client's address is outside the local networks.
-    pub fn peer_not_allowed(peer: std::net::IpAddr) -> Refusal {
+    pub fn peer_not_allowed(peer: IpAddr) -> Refusal {
+        let network = network_of(peer);
         Refusal::new(
             StatusCode::FORBIDDEN,
             "E-PEER-NOT-ALLOWED",
             format!("{peer} is not an address of a local network"),
-            "allow it: `allow_from = [\"NETWORK/LENGTH\"]` in the configuration, or --allow-from NETWORK/LENGTH",
+            format!(
+                "allow its network: `allow-from = [\"{network}\"]` in the configuration, or --allow-from {network}"
+            ),
         )
     }
 
@@ -157,6 +159,14 @@ impl Refusal {
 
     fn json(&self) -> String {
         serde_json::json!({ "code": self.code, "message": self.message, "hint": self.hint }).to_string()
+    }
+}
+
+/// What to allow for a peer: its address; in IPv6, where addresses change by the day, those of its link.
+fn network_of(peer: IpAddr) -> String {
+    match peer.to_canonical() {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("{}/64", Ipv6Addr::from(v6.to_bits() & !u128::from(u64::MAX))),
     }
 }
 

@@ -22,6 +22,7 @@ pub mod routes;
 pub mod rungs;
 pub mod send;
 pub mod server;
+pub mod site;
 pub mod small;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use mahp_common::manifest::url::Allow;
 use mahp_runtime::clock::Clock;
 use memo::Memo;
 use routes::{Form, Route, route};
+use site::Site;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
@@ -65,6 +67,8 @@ pub enum Rungs {
 pub struct Options {
     /// Networks that are served besides the local ones.
     pub allow_from: Vec<Network>,
+    /// The site, whose global IPv6 addresses are local ones.
+    pub site: Site,
     /// Origins that may be asked for besides those of channels.
     pub allow_origins: HostList,
     /// Which variants are offered.
@@ -83,6 +87,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             allow_from: Vec::new(),
+            site: Site::default(),
             allow_origins: HostList::default(),
             rungs: Rungs::default(),
             low_latency: false,
@@ -201,7 +206,7 @@ impl Front {
 
     /// Who may ask, and for what.
     async fn admit(&self, parts: &request::Parts, ends: Ends) -> Result<Route, Refusal> {
-        if !access::may_ask(ends.peer.ip(), &self.options.allow_from) {
+        if !access::may_ask(ends.peer.ip(), &self.options.allow_from, &self.options.site) {
             return Err(Refusal::peer_not_allowed(ends.peer.ip()));
         }
         if parts.method == Method::CONNECT {
@@ -221,18 +226,24 @@ impl Front {
         self.route(&parts.uri, ends.local).await
     }
 
-    /// What is meant. A channel that is not known may be of a sender that has not answered yet: one 404 ends many players.
+    /// What is meant. A channel or an origin that is not known may be of a sender that has not answered yet: one 404 ends many
+    /// players.
     async fn route(&self, target: &Uri, local: SocketAddr) -> Result<Route, Refusal> {
         let mut changes = self.multicast.changes();
         let deadline = Instant::now() + self.multicast.hold_budget().min(media::HOLD_MAX);
         loop {
             let unheard = self.multicast.unheard_sessions();
-            let refusal = match route(target, &self.multicast.channels(), local) {
-                Err(refusal) if refusal.code == Refusal::NO_CHANNEL && unheard => refusal,
-                other => return other,
+            let routed = route(target, &self.multicast.channels(), local);
+            let unknown = match &routed {
+                _ if !unheard => return routed,
+                Err(refusal) if refusal.code == Refusal::NO_CHANNEL => refusal.message.clone(),
+                Ok(Route::Origin { url, .. }) if !(self.allow)(url) => {
+                    format!("no channel of {} is known", url.host_str().unwrap_or_default())
+                }
+                _ => return routed,
             };
             if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                return Err(Refusal::no_sender_yet(&refusal.message));
+                return Err(Refusal::no_sender_yet(&unknown));
             }
         }
     }

@@ -28,7 +28,7 @@ async fn unknown_hosts_are_refused_with_the_setting_to_change() {
         assert_eq!(seen.status.as_u16(), 403, "{target}");
         assert_eq!(seen.header("mahp-error"), "E-ORIGIN-NOT-ALLOWED");
         let text = seen.text();
-        assert!(text.contains("allow_origins") && text.contains("--allow-origin"), "{text}");
+        assert!(text.contains("allow-origin = [") && text.contains("--allow-origin"), "{text}");
     }
     assert_eq!(rig.web.count(), 0);
 }
@@ -93,7 +93,8 @@ async fn peers_outside_the_local_networks_are_refused() {
         let seen = rig.send(Request::get(path).body(()).unwrap(), peer).await;
         assert_eq!(seen.status.as_u16(), status, "{peer}");
         if status == 403 {
-            assert!(seen.text().contains("--allow-from"));
+            let network = if peer.starts_with("2001") { "2001:4860::/64" } else { "8.8.8.8" };
+            assert!(seen.text().contains(&format!("--allow-from {network}\n")), "{peer}: {}", seen.text());
         }
     }
 }

@@ -406,24 +406,35 @@ async fn sources_of_pieces_are_told_truly() {
 /// One 404 ends VLC and dash.js: a channel may be of a sender that has not answered yet.
 #[tokio::test(start_paused = true)]
 async fn a_channel_of_a_sender_that_has_not_answered_is_waited_for() {
+    waits_for_the_sender(PATH, (404, "news")).await;
+}
+
+/// The same by the URL at its origin.
+#[tokio::test(start_paused = true)]
+async fn an_origin_of_a_sender_that_has_not_answered_is_waited_for() {
+    waits_for_the_sender("/https/cdn.example/live/v/1.ts", (403, "cdn.example")).await;
+    waits_for_the_sender(SEGMENT, (403, "cdn.example")).await;
+}
+
+async fn waits_for_the_sender(path: &str, (refused, what): (u16, &str)) {
     let rig = Rig::new();
     let channels = std::mem::take(&mut rig.multicast.state.lock().unwrap().channels);
-    assert_eq!(rig.get(PATH).await.status.as_u16(), 404, "all have answered");
+    assert_eq!(rig.get(path).await.status.as_u16(), refused, "all have answered");
 
     rig.multicast.state.lock().unwrap().unheard_sessions = true;
     rig.multicast.state.lock().unwrap().budget = Some(Duration::from_secs(3));
-    let seen = rig.get(PATH).await;
+    let seen = rig.get(path).await;
     assert_eq!((seen.status.as_u16(), ms(seen.waited)), (504, 3000));
     assert_eq!((seen.header("mahp-error"), seen.header("retry-after")), ("E-SESSION", "2"));
-    assert!(seen.text().contains("news"));
+    assert!(seen.text().contains(what));
 
     // It answers, and has no such channel.
     rig.later(1000, |library| {
         library.state.lock().unwrap().unheard_sessions = false;
         library.bump();
     });
-    let seen = rig.get(PATH).await;
-    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (404, 1000));
+    let seen = rig.get(path).await;
+    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (refused, 1000));
 
     // It answers, and has it.
     rig.multicast.state.lock().unwrap().unheard_sessions = true;
@@ -434,7 +445,7 @@ async fn a_channel_of_a_sender_that_has_not_answered_is_waited_for() {
         library.state.lock().unwrap().channels = channels;
         library.bump();
     });
-    let seen = rig.get(PATH).await;
+    let seen = rig.get(path).await;
     assert_eq!((seen.status.as_u16(), ms(seen.waited)), (200, 1000));
     assert_eq!(seen.body.ok(), Some(body));
 }
