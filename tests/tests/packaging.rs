@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not recognised as such
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +16,42 @@ fn the_openwrt_init_scripts_build_the_right_command_lines() {
     let output = Command::new("sh").arg(script).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.matches("ok: ").count() == 6, "{text}");
+}
+
+/// `key = value` of a program's file of defaults; keys that are comments there have no fixed one.
+fn defaults(program: &str) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(root().join(format!("{program}/mahp-{program}.toml"))).unwrap();
+    let pairs = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(" = "));
+    pairs.map(|(key, value)| (key.to_owned(), as_in_uci(value.trim_matches('"')))).collect()
+}
+
+fn as_in_uci(value: &str) -> String {
+    match (value, value.parse::<f64>()) {
+        ("true", _) => "1".into(),
+        ("false", _) => "0".into(),
+        (_, Ok(number)) => number.to_string(),
+        (text, Err(_)) => text.into(),
+    }
+}
+
+#[test]
+fn the_openwrt_configurations_show_the_defaults() {
+    for program in ["sender", "receiver"] {
+        let defaults = defaults(program);
+        let file = root().join(format!("packaging/openwrt/mahp/files/mahp-{program}.config"));
+        let mut compared = 0;
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            let Some((name, value)) = line.trim().strip_prefix("#option ").and_then(|o| o.split_once(' '))
+            else {
+                continue;
+            };
+            if let Some(default) = defaults.get(&name.replace('_', "-")) {
+                assert_eq!(as_in_uci(value.trim_matches('\'')), *default, "{program}: {name}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 12, "{program}: only {compared} of {}", defaults.len());
+    }
 }
 
 /// Every `"mahp_…"` in the sources of the programs.
