@@ -89,7 +89,7 @@ pub enum Latency {
 /// Options of the receiver. Keys of `[receiver]`, flags and `MAHP_RECEIVER_…` have the same names.
 #[derive(clap::Args, Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Options")]
+#[command(next_help_heading = "Receiver")]
 pub struct Settings {
     /// Senders; on the command line the positional arguments.
     #[arg(skip)]
@@ -175,7 +175,7 @@ pub struct Settings {
     /// Form of log lines: text or json [default: text]
     #[arg(long, env = "MAHP_RECEIVER_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Folder for known_keys.toml [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/mahp, else ~/.local/state/mahp]
+    /// Folder for the senders' keys (known_keys.toml) and last descriptions [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/mahp, else ~/.local/state/mahp]
     #[arg(long, env = "MAHP_RECEIVER_STATE_DIR", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
 }
@@ -524,32 +524,18 @@ pub fn print(cli: &Cli, file: Option<&Path>) -> Result<String, StartupError> {
     };
     resolve(cli, from_file.receiver.clone(), file)?;
     let defaults: File = mahp_runtime::config::parse("defaults", DEFAULT_FILE)?;
-    let table = |settings: &Settings| {
-        let text = toml::to_string(settings).unwrap_or_default();
-        text.parse::<toml::Table>().unwrap_or_default()
-    };
+    let path = file.map(|p| p.display().to_string()).unwrap_or_default();
     let sources = [
-        (table(&cli.settings), "environment".to_owned()),
-        (table(&from_file.receiver), file.map_or_else(String::new, |p| p.display().to_string())),
-        (table(&defaults.receiver), "default".to_owned()),
+        (settings::table(&cli.settings), "environment"),
+        (settings::table(&from_file.receiver), &*path),
+        (settings::table(&defaults.receiver), "default"),
     ];
-    let mut out = String::from("[receiver]\n");
-    for key in known_keys() {
-        match sources.iter().find_map(|(table, from)| Some((table.get(&key)?, from))) {
-            Some((value, from)) => out.push_str(&format!("{key} = {value}  # {from}\n")),
-            None => out.push_str(&format!("#{key} =  # default: see config print --default\n")),
-        }
-    }
-    Ok(out)
+    Ok(format!("[receiver]\n{}", settings::explain(&known_keys(), &sources)))
 }
 
 /// Keys in the order of [`DEFAULT_FILE`], those that have no fixed default too.
 fn known_keys() -> Vec<String> {
-    let key = |line: &str| {
-        let name = line.trim_start_matches('#').split_once(" = ")?.0.to_owned();
-        name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-').then_some(name)
-    };
-    DEFAULT_FILE.lines().filter_map(key).collect()
+    settings::keys(DEFAULT_FILE, "receiver")
 }
 
 #[cfg(test)]

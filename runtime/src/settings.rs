@@ -25,6 +25,31 @@ pub enum ConfigCommand {
     },
 }
 
+/// The keys of a section of a file of defaults, in its order; those that are comments there, as they have no fixed default, too.
+pub fn keys(defaults: &str, section: &str) -> Vec<String> {
+    let begins = |line: &str| line.trim_start_matches('#').starts_with('[');
+    let key = |line: &str| {
+        let name = line.trim_start_matches('#').split_once(" = ")?.0.to_owned();
+        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-').then_some(name)
+    };
+    let lines = defaults.lines().skip_while(|l| l.trim_start_matches('#') != format!("[{section}]")).skip(1);
+    lines.take_while(|l| !begins(l)).filter_map(key).collect()
+}
+
+/// Settings as a table of TOML.
+pub fn table(settings: &impl serde::Serialize) -> toml::Table {
+    toml::Table::try_from(settings).unwrap_or_default()
+}
+
+/// What `config print FILE` says of a section: each key with its value, and where that came from: the first of `sources` that has it.
+pub fn explain(keys: &[String], sources: &[(toml::Table, &str)]) -> String {
+    let line = |key: &String| match sources.iter().find_map(|(table, from)| Some((table.get(key)?, from))) {
+        Some((value, from)) => format!("{key} = {value}  # {from}\n"),
+        None => format!("#{key} =  # default: see config print --default\n"),
+    };
+    keys.iter().map(line).collect()
+}
+
 /// Prints the completions of a program's command line.
 pub fn completions<C: clap::CommandFactory>(shell: Shell) {
     let mut command = C::command();

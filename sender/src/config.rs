@@ -1,16 +1,18 @@
 //! Configuration: command line, then environment, then file, then defaults. [`resolve`] is the only place with defaults.
 
+mod show;
+
 use crate::cli::Cli;
 use mahp_common::catalog::{RepairServer, WireProfile, is_channel_name};
 use mahp_common::limits;
 use mahp_runtime::config::{BitRate, ByteSize};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
-use mahp_runtime::say;
-use mahp_runtime::settings::{ConfigCommand, Place};
+use mahp_runtime::settings::Place;
 use serde::{Deserialize, Serialize};
+pub use show::command;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use url::Url;
 
 /// Every key with its default and meaning: `config print --default`.
@@ -127,7 +129,7 @@ pub struct ChannelSettings {
     /// Least repair share, however little loss receivers report, percent [default: that of --repair]
     #[arg(long, env = "MAHP_SENDER_REPAIR_FLOOR", value_name = "PERCENT")]
     pub repair_floor: Option<u32>,
-    /// Greatest repair share, however much loss receivers report, percent [default: 50, 0 without --repair]
+    /// Greatest repair share, however much loss receivers report, percent [default: 50; with --repair 0: 0]
     #[arg(long, env = "MAHP_SENDER_REPAIR_CEILING", value_name = "PERCENT")]
     pub repair_ceiling: Option<u32>,
     /// Repair symbols per hundred source symbols in a second layer, in a group of its own that only receivers with much loss join [default: 0]
@@ -266,32 +268,6 @@ fn parse_profile(s: &str) -> Result<WireProfile, String> {
         "mabr" => Ok(WireProfile::Mabr),
         "flute-raptorq" => Ok(WireProfile::FluteRaptorq),
         other => Err(format!("`{other}` is not a wire profile: use mabr or flute-raptorq")),
-    }
-}
-
-/// `mahp-sender config …`.
-///
-/// # Errors
-/// `E-CONFIG` of the file.
-pub fn command(command: &ConfigCommand) -> Result<(), StartupError> {
-    match command {
-        ConfigCommand::Print { default: true, .. } | ConfigCommand::Print { file: None, .. } => {
-            say::out(DEFAULT_FILE);
-            Ok(())
-        }
-        ConfigCommand::Print { file: Some(path), .. } => {
-            let file: File = mahp_runtime::config::load(path)?;
-            let text = toml::to_string(&file).map_err(|e| {
-                StartupError::runtime("E-CONFIG", format!("{}: {e}", path.display()), "report this as a bug")
-            })?;
-            say::out(text);
-            Ok(())
-        }
-        ConfigCommand::Check { file } => {
-            let config = resolve(Cli { config: Some(file.clone()), ..Cli::default() })?;
-            say::line(format_args!("{}: good, {} channel(s)", file.display(), config.channels.len()));
-            Ok(())
-        }
     }
 }
 
@@ -457,11 +433,7 @@ fn channels(cli: &Cli, file: &File, place: Place<'_>) -> Result<Vec<ChannelConfi
         }
     }
     if wanted.is_empty() {
-        return Err(StartupError::usage(
-            "E-CONFIG",
-            "nothing to send: no URL and no channel in a configuration file",
-            "mahp-sender https://origin.example/live/master.m3u8\nmahp-sender --config mahp-sender.toml",
-        ));
+        return Err(nothing_to_send(place.file));
     }
     let many = wanted.len() > 1;
     let mut out: Vec<ChannelConfig> = Vec::new();
@@ -473,6 +445,20 @@ fn channels(cli: &Cli, file: &File, place: Place<'_>) -> Result<Vec<ChannelConfi
         out.push(channel);
     }
     Ok(out)
+}
+
+fn nothing_to_send(file: Option<&Path>) -> StartupError {
+    let (why, hint) = match file {
+        Some(path) => (
+            format!("{} has no channel", path.display()),
+            "add a [[channel]] with url = \"https://origin.example/live/master.m3u8\" to it, or give a URL",
+        ),
+        None => (
+            "no URL is given, and no configuration file".to_owned(),
+            "mahp-sender https://origin.example/live/master.m3u8\nmahp-sender --config mahp-sender.toml",
+        ),
+    };
+    StartupError::usage("E-CONFIG", format!("nothing to send: {why}"), hint)
 }
 
 fn channel(

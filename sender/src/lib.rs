@@ -49,7 +49,7 @@ pub fn main() -> Result<(), StartupError> {
 pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(), StartupError> {
     let cli = cli::Cli::parse_from(args).of_probe();
     match &cli.command {
-        Some(cli::Command::Config { command }) => return config::command(command),
+        Some(cli::Command::Config { command }) => return config::command(&cli, command),
         Some(cli::Command::Completions { shell }) => {
             mahp_runtime::settings::completions::<cli::Cli>(*shell);
             return Ok(());

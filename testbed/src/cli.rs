@@ -125,7 +125,7 @@ struct SuiteArgs {
     /// Only scenarios whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Scenarios at the same time [default: 1]
+    /// Scenarios at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     jobs: usize,
     /// How often scenarios that failed by the clock alone (never for a wrong byte) are run again, nothing else beside them
