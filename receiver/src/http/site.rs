@@ -30,7 +30,7 @@ const RTF_LOCAL: u32 = 0x8000_0000;
 #[derive(Clone, Debug, Default)]
 pub struct Site {
     table: Option<PathBuf>,
-    read: Arc<Mutex<Option<(Instant, Arc<Routes>)>>>,
+    read: Arc<Mutex<Option<(Instant, Routes)>>>,
 }
 
 impl Site {
@@ -44,12 +44,12 @@ impl Site {
         self.table.is_some() && self.routes().are_of_site(address)
     }
 
-    fn routes(&self) -> Arc<Routes> {
+    fn routes(&self) -> Routes {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, routes)) = read.as_ref().filter(|(at, _)| at.elapsed() < AGE) {
             return routes.clone();
         }
-        let routes = Arc::new(self.read_table().map_or_else(Routes::default, |text| Routes::parse(&text)));
+        let routes = self.read_table().map_or_else(Routes::default, |text| Routes::parse(&text));
         *read = Some((Instant::now(), routes.clone()));
         routes
     }
@@ -63,8 +63,8 @@ impl Site {
     }
 }
 
-#[derive(Debug, Default)]
-struct Routes(Vec<Route>);
+#[derive(Clone, Debug, Default)]
+struct Routes(Arc<[Route]>);
 
 #[derive(Debug)]
 struct Route {
