@@ -6,12 +6,9 @@
 //! replicated file disagreement location and concatenated code decoding", IEEE Trans. Inf. Theory 36, 1990): a combination of
 //! equations that holds in spite of the errors has a zero where a wrong symbol stands, because a symbol of T bytes offers each
 //! combination T chances to fail.
-//!
-//! The code's coefficients come out of the encoder: next to the bytes of source symbol i it is given the i-th unit vector.
 
-use super::bitmap::Bitmap;
-use super::raptorq::encode_padded;
-use crate::ids::Esi;
+use super::equations::{Equations, Received, Row};
+use super::gf256::{add_scaled, inverse, multiply};
 use std::collections::HashMap;
 
 /// Largest K that is looked at: time grows with its square.
@@ -22,21 +19,6 @@ const MAX_EQUATIONS: usize = 512;
 const AGREEING: usize = 8;
 /// Fewest equations in which no two of 1000 true symbols look alike by chance.
 const TELLING: usize = 40;
-
-/// A source block as it was received.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Received<'a> {
-    /// K.
-    pub(super) symbols: u32,
-    /// T.
-    pub(super) symbol_size: u16,
-    /// Source symbols in their places.
-    pub(super) buffer: &'a [u8],
-    /// Which of them are there.
-    pub(super) have: &'a Bitmap,
-    /// Repair symbols.
-    pub(super) repair: &'a [(Esi, Vec<u8>)],
-}
 
 /// What the symbols say about each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +31,6 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// One equation: what is wrong with it at each byte position, and its coefficients. Other symbols of a row are added to it
-/// with a factor, so all is one row of bytes: T of the first, then K of source symbols, then those of repair symbols.
-type Row = Vec<u8>;
-
 /// Looks for wrong symbols.
 pub(super) fn find_wrong(block: Received<'_>) -> Verdict {
     let (symbols, size) = (block.symbols as usize, usize::from(block.symbol_size));
@@ -60,11 +38,11 @@ pub(super) fn find_wrong(block: Received<'_>) -> Verdict {
     if block.symbols > MAX_SYMBOLS || present < symbols + 2 {
         return Verdict::Unknown;
     }
-    let missing = (0..symbols).filter(|i| !block.have.get(*i)).count();
-    let used = block.repair.len().min(missing + MAX_EQUATIONS);
+    let missing = block.missing();
+    let used = block.repair.len().min(missing.len() + MAX_EQUATIONS);
     let Some(mut rows) = equations(block, used) else { return Verdict::Unknown };
     // Equations that say nothing about symbols that are not there.
-    for i in (0..symbols).filter(|i| !block.have.get(*i)) {
+    for i in missing {
         eliminate(&mut rows, size + i);
     }
     let checks = rows.len();
@@ -109,28 +87,19 @@ fn suspects(rows: &[Row], size: usize, columns: &[usize]) -> Vec<usize> {
     out
 }
 
-/// A row for each of the first `used` repair symbols.
+/// A row for each of the first `used` repair symbols: T bytes by which it does not hold, coefficients of all source symbols, and those
+/// of the repair symbols.
 fn equations(block: Received<'_>, used: usize) -> Option<Vec<Row>> {
-    let (symbols, size) = (block.symbols as usize, usize::from(block.symbol_size));
-    let width = u16::try_from((size + symbols).next_multiple_of(8)).ok()?;
-    let mut extended = vec![0; symbols * usize::from(width)];
-    for (i, row) in extended.chunks_exact_mut(usize::from(width)).enumerate() {
-        let symbol = block.buffer.get(i * size..).unwrap_or_default();
-        let symbol = symbol.get(..size).unwrap_or(symbol);
-        if block.have.get(i) {
-            row[..symbol.len()].copy_from_slice(symbol);
-        }
-        row[size + i] = 1;
-    }
-    let wanted: Vec<u32> = block.repair.iter().take(used).map(|(esi, _)| esi.0).collect();
-    let mut rows = encode_padded(&extended, block.symbols, width, &wanted);
-    for (j, (row, (_, symbol))) in rows.iter_mut().zip(block.repair).enumerate() {
-        row.resize(size + symbols, 0);
-        row.iter_mut().zip(symbol).for_each(|(a, b)| *a ^= b);
-        row.resize(size + symbols + used, 0);
-        row[size + symbols + j] = 1;
-    }
-    Some(rows)
+    let symbols = block.symbols as usize;
+    let coefficients = usize::from(block.symbol_size) + symbols;
+    let equations = Equations::of(block, &(0..symbols).collect::<Vec<_>>())?;
+    let row = |(j, (esi, symbol)): (usize, &(_, Vec<u8>))| {
+        let mut row = equations.row(*esi, symbol)?;
+        row.resize(coefficients + used, 0);
+        row[coefficients + j] = 1;
+        Some(row)
+    };
+    block.repair.iter().take(used).enumerate().map(row).collect()
 }
 
 /// Takes `column` out of all rows by means of one that has it, and that row away. Nothing where none has it.
@@ -146,45 +115,11 @@ fn eliminate(rows: &mut Vec<Row>, column: usize) {
     }
 }
 
-/// Logarithms to base 2 and powers of 2 in GF(256) with the polynomial of RFC 6330, section 5.7.2.
-const TABLES: ([u8; 256], [u8; 512]) = {
-    let (mut log, mut exp) = ([0; 256], [0; 512]);
-    let (mut value, mut i) = (1u16, 0);
-    while i < 255 {
-        exp[i] = value as u8;
-        exp[i + 255] = value as u8;
-        log[value as usize] = i as u8;
-        value <<= 1;
-        if value > 255 {
-            value ^= 0x11d;
-        }
-        i += 1;
-    }
-    (log, exp)
-};
-
-const fn multiply(a: u8, b: u8) -> u8 {
-    let (log, exp) = &TABLES;
-    if a == 0 || b == 0 { 0 } else { exp[log[a as usize] as usize + log[b as usize] as usize] }
-}
-
-/// Of a value that is not 0.
-const fn inverse(a: u8) -> u8 {
-    TABLES.1[255 - TABLES.0[a as usize] as usize]
-}
-
-fn add_scaled(row: &mut [u8], other: &[u8], factor: u8) {
-    let products: [u8; 256] = std::array::from_fn(|b| multiply(factor, b as u8));
-    for (a, b) in row.iter_mut().zip(other) {
-        *a ^= products[usize::from(*b)];
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fec::EncodeJob;
-    use crate::ids::{Sbn, Toi};
+    use crate::fec::{Bitmap, EncodeJob};
+    use crate::ids::{Esi, Sbn, Toi};
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -235,12 +170,6 @@ mod tests {
             let size = usize::from(SIZE);
             rng.fill(&mut self.buffer[i * size..(i + 1) * size]);
         }
-    }
-
-    #[test]
-    fn every_value_has_its_inverse() {
-        assert!((1..=255).all(|a| multiply(a, inverse(a)) == 1));
-        assert_eq!((multiply(0x80, 2), multiply(0, 7)), (0x1d, 0));
     }
 
     #[test]

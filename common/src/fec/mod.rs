@@ -3,8 +3,11 @@
 mod audit;
 mod bitmap;
 mod decode;
+mod equations;
+mod gf256;
 pub mod partition;
 pub mod raptorq;
+mod solve;
 
 pub(crate) use bitmap::Bitmap;
 pub use decode::{DecodeJob, DecodeResult};

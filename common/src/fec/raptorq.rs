@@ -8,6 +8,7 @@ use super::Blocks;
 use crate::ids::{Esi, Sbn, Toi};
 use bytes::Bytes;
 use raptorq::{ObjectTransmissionInformation, SourceBlockEncoder, extended_source_block_symbols};
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// ESIs of RaptorQ have 24 bits. They are shared out by the way on which repair symbols travel, so that what comes one way is
@@ -87,8 +88,17 @@ impl EncodeJob {
     }
 
     fn encode(&self) -> Vec<(Esi, Vec<u8>)> {
+        let padded = padded_bytes(self.symbols, self.symbol_size);
+        let mut block = Cow::Borrowed(&self.data[..]);
+        if block.len() < padded {
+            let mut longer = Vec::with_capacity(padded);
+            longer.extend_from_slice(&block);
+            longer.resize(padded, 0);
+            block = Cow::Owned(longer);
+        }
         let first = self.symbols + self.first;
-        padded_encoder(&self.data, self.symbols, self.symbol_size)
+        PaddedEncoder::new(&block, self.symbols, self.symbol_size)
+            .encoder
             .repair_packets(self.first, self.count)
             .into_iter()
             .zip(first..)
@@ -97,21 +107,31 @@ impl EncodeJob {
     }
 }
 
-/// Repair symbol j of a block of K' symbols has the same internal symbol ID (K' + j) as that of the block of K symbols it
-/// was padded from; only its ESI differs (RFC 6330 section 5.3.1).
-fn padded_encoder(data: &[u8], symbols: u32, symbol_size: u16) -> SourceBlockEncoder {
-    let bytes = extended_source_block_symbols(symbols) as usize * usize::from(symbol_size);
-    let mut block = Vec::with_capacity(bytes);
-    block.extend_from_slice(data);
-    block.resize(bytes, 0);
-    SourceBlockEncoder::new(0, &block_oti(symbol_size), &block)
+/// Length of a block of K `symbols` that was padded to K' symbols.
+pub(super) fn padded_bytes(symbols: u32, symbol_size: u16) -> usize {
+    extended_source_block_symbols(symbols) as usize * usize::from(symbol_size)
 }
 
-/// The repair symbols of these ESIs, each K or above.
-pub(super) fn encode_padded(data: &[u8], symbols: u32, symbol_size: u16, esis: &[u32]) -> Vec<Vec<u8>> {
-    let encoder = padded_encoder(data, symbols, symbol_size);
-    let of = |esi: &u32| encoder.repair_packets(esi.saturating_sub(symbols), 1);
-    esis.iter().flat_map(of).map(|packet| packet.split().1).collect()
+/// Makes repair symbols of a block that was padded from K to K' symbols.
+///
+/// Repair symbol j of a block of K' symbols has the same internal symbol ID (K' + j) as that of the block of K symbols it
+/// was padded from; only its ESI differs (RFC 6330 section 5.3.1).
+pub(super) struct PaddedEncoder {
+    encoder: SourceBlockEncoder,
+    symbols: u32,
+}
+
+impl PaddedEncoder {
+    /// `block`: [`padded_bytes`] of `symbols` and `symbol_size`.
+    pub(super) fn new(block: &[u8], symbols: u32, symbol_size: u16) -> PaddedEncoder {
+        PaddedEncoder { encoder: SourceBlockEncoder::new(0, &block_oti(symbol_size), block), symbols }
+    }
+
+    /// The repair symbol of this ESI. `None` where it is a source symbol's.
+    pub(super) fn repair(&self, esi: Esi) -> Option<Vec<u8>> {
+        let packets = self.encoder.repair_packets(esi.0.checked_sub(self.symbols)?, 1);
+        packets.into_iter().next().map(|packet| packet.split().1)
+    }
 }
 
 /// The crate reads only T, N and Al of this when it works on single blocks.
