@@ -218,7 +218,8 @@ async function start(channel) {
 async function startHls(video, url) {
   if (!window.Hls) await script("assets/hls.js");
   if (!window.Hls?.isSupported()) throw new Error("no Media Source Extensions");
-  const hls = new window.Hls({ liveSyncDurationCount: 3 });
+  // By itself hls.js never catches up with the live edge again.
+  const hls = new window.Hls({ liveSyncDurationCount: 3, maxLiveSyncPlaybackRate: 1.1 });
   player = hls;
   hls.on(window.Hls.Events.FRAG_LOADED, (_, data) => cell(data.frag.url, data.networkDetails?.getResponseHeader?.("Cache-Status")));
   hls.on(window.Hls.Events.ERROR, (_, data) => {
