@@ -1,14 +1,17 @@
 //! The channels over Media over QUIC (experimental): every object that a flow sends is published as well, to those who connect
 //! here, and through a relay.
 
+mod shelves;
+
 use crate::repair::Service;
+use crate::spool::Spool;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Rendition};
 use mahp_common::repair::ObjectId;
 use mahp_common::{Object, Sbn, Toi, WallTime};
 use mahp_moq::Exchange;
 use mahp_moq::announce::announce;
-use mahp_moq::channel::{Lacks, Windows};
+use mahp_moq::channel::{Lacks, Shelf, Windows};
 use mahp_moq::exchange::Offer;
 use mahp_moq::follow::Dial;
 use mahp_moq::plane::{Asker, PlaneError};
@@ -16,6 +19,7 @@ use mahp_moq::publisher::{ChannelPublisher, namespace};
 use mahp_moq::quic::{Identity, Limits, Listener, QuicSession, open};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::fetch::Fetcher;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +28,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use url::Url;
 
-/// Kept of each rendition for those who come late or lost something.
-const WINDOWS: Windows = Windows { media: 24 << 20, documents: 3 << 20, records: 3 << 20 };
+/// Kept of each rendition. What is older is in the memory of the repair service, in the spool of a carousel, or at the origin.
+const WINDOWS: Windows = Windows { media: 16 << 20, documents: 2 << 20, records: 8 << 20 };
 
 /// Where and how to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,7 @@ pub struct Publisher {
     key: SigningKey,
     session: u64,
     repair: Arc<Service>,
+    shelves: Vec<Arc<dyn Shelf>>,
     channels: Mutex<BTreeMap<String, (Arc<ChannelPublisher>, Offer)>>,
 }
 
@@ -60,7 +65,8 @@ struct Listening {
 }
 
 impl Publisher {
-    /// Listens, with no channel yet. `repair` hears who asks for symbols, and decides which are multicast.
+    /// Listens, with no channel yet. `repair` hears who asks for symbols, and decides which are multicast; what is past comes from it,
+    /// from the `spool`, or from the origin.
     ///
     /// # Errors
     /// `E-MOQ`: the address is in use, or the certificate cannot be used.
@@ -70,11 +76,13 @@ impl Publisher {
         key: SigningKey,
         session: u64,
         repair: Arc<Service>,
+        (spool, fetcher): (&Spool, &Fetcher),
     ) -> Result<Publisher, StartupError> {
         let exchange = Exchange::new();
         let listening = options.listen.map(|address| listen(address, options, &exchange)).transpose()?;
         let (relay, channels) = (options.relay.clone(), Mutex::default());
-        Ok(Publisher { listening, relay, exchange, clock, key, session, repair, channels })
+        let shelves = shelves::shelves(&repair, spool, fetcher);
+        Ok(Publisher { listening, relay, exchange, clock, key, session, repair, shelves, channels })
     }
 
     /// The URL for receivers that have a route to `source`: that of the relay, which is there to spare us, else our own.
@@ -96,7 +104,14 @@ impl Publisher {
     /// Offers a channel.
     pub fn add(&self, channel: &Channel) {
         let wall = self.clock.wall();
-        let made = ChannelPublisher::new(channel, self.key.clone(), self.session, &WINDOWS, Vec::new(), wall);
+        let made = ChannelPublisher::new(
+            channel,
+            self.key.clone(),
+            self.session,
+            &WINDOWS,
+            self.shelves.clone(),
+            wall,
+        );
         let publisher = Arc::new(made);
         publisher.tracks().set_lacks(self.repair.clone());
         match self.exchange.offer(namespace(&channel.name), publisher.tracks()) {

@@ -1,11 +1,13 @@
 //! Media over QUIC is not in this build (cargo feature `moq`).
 
 use crate::repair::Service;
+use crate::spool::Spool;
 use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Rendition};
 use mahp_common::{Object, Toi, WallTime};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::fetch::Fetcher;
 use std::convert::Infallible;
 use std::future::Ready;
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +41,7 @@ impl Publisher {
         _: SigningKey,
         _: u64,
         _: Arc<Service>,
+        _: (&Spool, &Fetcher),
     ) -> Result<Publisher, StartupError> {
         let hint = "leave out --moq and --moq-relay, or build with the cargo feature `moq`";
         Err(StartupError::usage("E-MOQ", "this build has no Media over QUIC".to_owned(), hint))

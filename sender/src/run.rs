@@ -73,10 +73,11 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let session = key::random_session(clock.wall())?;
     let host = host(http_address, source);
     let repair = RepairService::new(config.repair, clock);
+    let spool = Spool::new(config.spool_bytes);
     let moq = config
         .moq
         .as_ref()
-        .map(|o| moq::Publisher::start(o, clock, key.clone(), session, repair.clone()))
+        .map(|o| moq::Publisher::start(o, clock, key.clone(), session, repair.clone(), (&spool, &fetcher)))
         .transpose()?;
     let moq_url = moq.as_ref().and_then(|m| m.url(source));
     let offer = Offer { moq_url, ttl: config.ttl, ..offer(&config, host) };
@@ -86,7 +87,6 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let socket = Arc::new(MulticastSender::new(&options)?);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let shared = Shared { socket, clock, encoders: Arc::new(Semaphore::new(cores)) };
-    let spool = Spool::new(config.spool_bytes);
     status.set_repair(repair.clone());
     let served = (config.repair.unicast_bps > 0).then(|| repair.clone());
     let running = BTreeMap::new();

@@ -2,7 +2,7 @@
 //! What finds no room is fetched again at each turn.
 
 use bytes::Bytes;
-use mahp_common::{Object, ObjectMeta};
+use mahp_common::{Digest, Object, ObjectMeta};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -24,6 +24,7 @@ struct Inner {
     tracks: usize,
     file: Option<Arc<File>>,
     kept: HashMap<(usize, usize), Kept>,
+    by_digest: HashMap<Digest, (usize, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +44,7 @@ impl Spool {
             tracks: 0,
             file: None,
             kept: HashMap::new(),
+            by_digest: HashMap::new(),
         })))
     }
 
@@ -63,7 +65,7 @@ impl Spool {
             }
             if len <= inner.memory_left {
                 inner.memory_left -= len;
-                inner.kept.insert(key, Kept::Memory(Box::new(object.clone())));
+                inner.keep(key, &object.meta, Kept::Memory(Box::new(object.clone())));
                 return;
             }
             if len > inner.disk_left {
@@ -79,7 +81,7 @@ impl Spool {
         let written = tokio::task::spawn_blocking(move || file.write_all_at(&data, at)).await;
         match written {
             Ok(Ok(())) => {
-                self.lock().kept.insert(key, Kept::Disk(Box::new(object.meta.clone()), at));
+                self.lock().keep(key, &object.meta, Kept::Disk(Box::new(object.meta.clone()), at));
             }
             Ok(Err(e)) => {
                 tracing::warn!(
@@ -108,7 +110,13 @@ impl Spool {
         });
         // The digest of `meta` is that of the bytes written: a file that changed under us is noticed by receivers, and here first.
         let object = Object { data: read.await.ok()?.ok()?, meta: *meta };
-        (Some(mahp_common::Digest::of(&object.data)) == object.meta.digest).then_some(object)
+        (Some(Digest::of(&object.data)) == object.meta.digest).then_some(object)
+    }
+
+    /// The object with these bytes, if some track keeps it.
+    pub async fn find(&self, digest: Digest) -> Option<Object> {
+        let key = *self.lock().by_digest.get(&digest)?;
+        self.get(key).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -117,6 +125,13 @@ impl Spool {
 }
 
 impl Inner {
+    fn keep(&mut self, key: (usize, usize), meta: &ObjectMeta, kept: Kept) {
+        if let Some(digest) = meta.digest {
+            self.by_digest.insert(digest, key);
+        }
+        self.kept.insert(key, kept);
+    }
+
     fn open(&mut self) -> Option<Arc<File>> {
         if self.file.is_none() {
             match nameless_file() {
@@ -162,5 +177,7 @@ mod tests {
         assert_eq!(spool.get((0, 1)).await, Some(object(1, 60)), "from the file");
         assert_eq!(spool.get((0, 2)).await, None, "no room");
         assert_eq!(spool.get((1, 0)).await, None, "another track");
+        assert_eq!(spool.find(Digest::of(&[1; 60])).await, Some(object(1, 60)));
+        assert_eq!(spool.find(Digest::of(&[2; 60])).await, None);
     }
 }

@@ -258,6 +258,17 @@ impl Rig {
         Ok(())
     }
 
+    /// URL of the sender's MoQ publisher.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn publisher(&self) -> anyhow::Result<String> {
+        let answer = client::get(&self.session, &[])?;
+        let description: Value = serde_json::from_slice(&answer.body)?;
+        let url = description.pointer("/channels/0/moq_url").and_then(Value::as_str);
+        Ok(url.context("the sender does not publish over MoQ")?.to_owned())
+    }
+
     /// The last lines of both programs: for reports of failures.
     pub fn tails(&self) -> String {
         format!("{}{}", self.sender.tail(), self.receiver.process.tail())

@@ -362,6 +362,58 @@ fn what_is_past_comes_from_the_store_of_a_receiver() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A film of which the sender keeps a few segments: it gets the others from the origin again, as long as there is one.
+#[test]
+fn every_group_of_a_film_can_be_fetched_from_the_sender() -> anyhow::Result<()> {
+    const FILM: usize = 36;
+    const LARGE: usize = 1_000_000;
+    let root = content_of("moq-film", FILM, LARGE)?;
+    let origin = Origin::start(&root)?;
+    let sender = &[
+        "--moq",
+        "127.0.0.1:0",
+        "--vod-rate",
+        "32 Mbit/s",
+        "--loop",
+        "--spool-bytes",
+        "3000KiB",
+        "--repair-memory",
+        "5000KiB",
+    ];
+    let setup = Setup { loss: 0.0, sender, ..LOSSY };
+    let rig = Rig::start("moq-film", &origin, "tv/master.m3u8", &setup)?;
+    let publisher = rig.publisher()?;
+    let files: Vec<Vec<u8>> =
+        (0..FILM).map(|n| fs::read(root.join("tv").join(format!("s{n}.ts")))).collect::<Result<_, _>>()?;
+    let mut groups = Vec::new();
+    eventually("the film was sent once", PATIENCE, || {
+        groups = fetch_groups(&publisher, &rig.receiver).unwrap_or_default();
+        (groups.iter().flatten().flatten().count() >= FILM).then_some(())
+    })
+    .with_context(|| rig.tails())?;
+    let objects: Vec<&Object> = groups.iter().flatten().flatten().collect();
+    for (n, file) in files.iter().enumerate() {
+        ensure!(objects.iter().any(|o| o.payload[..] == file[..]), "segment {n} cannot be fetched");
+    }
+    ensure!(objects.iter().all(|o| files.iter().any(|f| f[..] == o.payload[..])), "others than the origin's");
+    let requests = |origin: &Origin| origin.log().len();
+    let before = requests(&origin);
+    drop(origin);
+    // What is left is what the sender has, and the rest is refused, soon.
+    let start = Instant::now();
+    let without = fetch_groups(&publisher, &rig.receiver)?;
+    let got = without.iter().flatten().flatten().count();
+    let refused = without.iter().filter(|g| matches!(g, Err(PlaneError::Refused(_)))).count();
+    tools::say(&format!(
+        "{} groups of {FILM} segments, {before} requests at the origin; without it {got}, {refused} refused, in {:?}",
+        groups.len(),
+        start.elapsed()
+    ));
+    ensure!(got >= 10 && refused >= 5, "{got} came and {refused} were refused\n{}", rig.tails());
+    ensure!(start.elapsed() < PATIENCE, "{:?} for refusals", start.elapsed());
+    Ok(())
+}
+
 /// The sender crashes in mid-play and comes back with another certificate and port: the session description tells both.
 #[test]
 fn a_sender_that_was_restarted_is_found_again() -> anyhow::Result<()> {

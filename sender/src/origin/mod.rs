@@ -97,6 +97,9 @@ pub struct Origin {
 /// Until the headers of a media response: a live edge that holds requests for parts answers within a few seconds.
 const FIRST_BYTE: Duration = Duration::from_secs(8);
 
+/// Until all of what is fetched again is here.
+const AGAIN: Duration = Duration::from_secs(9);
+
 impl Origin {
     /// Identity for “never twice” over versions of a manifest, whose tokens may be others each time.
     pub fn key(&self, want: &Want) -> String {
@@ -115,13 +118,7 @@ impl Origin {
     /// # Errors
     /// Of the client; a short body or a wrong range is [`FetchError::Body`].
     pub async fn fetch(&self, want: &Want) -> Result<Object, FetchError> {
-        let request = Request {
-            range: want.range.map(|r| (r.first, Some(r.last))),
-            first_byte_timeout: Some(FIRST_BYTE),
-            accept_gzip: want.kind == ObjectKind::Manifest,
-            ..Request::default()
-        };
-        let response = self.get(&want.url, request).await?;
+        let response = self.get(&want.url, request(want)).await?;
         let (range, body) = cut(want, &response)?;
         let mut meta = self.meta(&want.url, &response.headers, &response.final_url, want.kind);
         meta.range = range;
@@ -179,6 +176,28 @@ impl Origin {
             ..ObjectMeta::default()
         }
     }
+}
+
+fn request(want: &Want) -> Request {
+    Request {
+        range: want.range.map(|r| (r.first, Some(r.last))),
+        first_byte_timeout: Some(FIRST_BYTE),
+        accept_gzip: want.kind == ObjectKind::Manifest,
+        ..Request::default()
+    }
+}
+
+/// Fetches again what was sent before: `length` bytes, which may be others by now. Says nothing of the state of the origin.
+///
+/// # Errors
+/// As [`Origin::fetch`].
+pub async fn again(fetcher: &Fetcher, want: &Want, length: u64) -> Result<Bytes, FetchError> {
+    let mut request = Request { timeout: Some(AGAIN), ..request(want) };
+    if want.range.is_none() {
+        request.max_bytes = Some(length);
+    }
+    let response = fetcher.get(&want.url, request).await?;
+    cut(want, &response).map(|(_, body)| body)
 }
 
 /// A header as text, when it is text.

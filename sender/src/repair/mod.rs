@@ -299,6 +299,11 @@ impl Service {
         kept
     }
 
+    /// The same for whoever has other places to look.
+    pub fn kept(&self, id: ObjectId) -> Option<Arc<Kept>> {
+        self.lock().store.get(id)
+    }
+
     /// Symbol size of a flow.
     pub fn symbol_size(&self, tsi: Tsi) -> Option<u16> {
         self.lock().flows.get(&tsi).map(|f| f.symbol_size)
