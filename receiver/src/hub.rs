@@ -31,6 +31,7 @@ use mahp_common::catalog::{Channel, Rendition, Role, SessionDescription};
 use mahp_common::drop::DropCounters;
 use mahp_common::repair::layer::LayerControl;
 use mahp_common::repair::plan::ObjectKey;
+use mahp_common::repair::reach::Reach;
 use mahp_common::session::recv::Pool;
 use mahp_common::{ByteRange, ObjectMeta, Time, Toi};
 use mahp_runtime::clock::Clock;
@@ -151,6 +152,8 @@ struct Entry {
     stats: RenditionStats,
     /// Of its second repair layer, where it has one.
     layer: Option<LayerControl>,
+    /// Whether what its objects need comes by multicast, since the join.
+    reach: Reach,
     /// Resources with flights of this rendition, oldest first.
     flying: VecDeque<(ResourceKey, Toi)>,
 }
@@ -277,6 +280,7 @@ impl Hub {
             (entry.first_packet, entry.last_packet) = (None, None);
             entry.error.clear();
             entry.stats.begin();
+            entry.reach = Reach::new(now);
             entry.reset_layer(now);
             entry.flow = Some(flow);
         }

@@ -223,6 +223,38 @@ fn while_multicast_is_gone_objects_are_subscribed_to() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One packet in a thousand arrives, which is not silence: segments and playlists come from a subscription, and the origin is not
+/// asked for any of them.
+#[test]
+fn at_near_total_loss_playlists_come_over_moq_too() -> anyhow::Result<()> {
+    const MORE: usize = 12;
+    let root = content("moq-near-total")?;
+    let origin = Origin::start(&root)?;
+    let setup = Setup { loss: 0.999, ..LOSSY };
+    let rig = Rig::start("moq-near-total", &origin, "looped/tv/master.m3u8", &setup)?;
+    let report = |_: &anyhow::Error| tools::say(&rig.tails());
+    let (mut seen, mut played) = (BTreeSet::new(), 0);
+    // Records of a second of each, and their objects.
+    while rig.receiver.metric(HEARD) < 6.0 {
+        ensure!(played < 60, "no object was subscribed to\n{}", rig.tails());
+        played += play(&rig.receiver, &root, 1, &mut seen).inspect_err(report)?.len();
+    }
+    origin.clear_log();
+    let sources = play(&rig.receiver, &root, MORE, &mut seen).inspect_err(report)?;
+    let asked: Vec<String> = origin
+        .log()
+        .iter()
+        .filter(|a| a.agent.starts_with("mahp-receiver"))
+        .map(|a| a.path.clone())
+        .collect();
+    let segments = asked.iter().filter(|path| path.ends_with(".ts")).count();
+    tools::say(&format!("99.9 % loss: sources {sources:?}; the receiver asked the origin for {asked:?}"));
+    ensure!(segments == 0, "segments came from the origin: {asked:?}\n{}", rig.tails());
+    // A machine that stands still for two seconds makes a playlist old.
+    ensure!(asked.len() <= 2, "playlists came from the origin: {asked:?}\n{}", rig.tails());
+    Ok(())
+}
+
 /// A MoQ relay in this process.
 struct Relay {
     listener: Option<Listener>,

@@ -15,6 +15,7 @@ pub mod aggregate;
 pub mod budget;
 pub mod layer;
 pub mod plan;
+pub mod reach;
 pub mod report;
 pub mod share;
 

@@ -227,6 +227,7 @@ impl RecvSession {
                 None => Err(DropReason::BadFdt),
             };
         }
+        self.stats.source_packets += u64::from(self.config.tsi == Some(packet.tsi));
         self.object_symbol(toi, &packet, id)
     }
 

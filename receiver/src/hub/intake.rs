@@ -101,6 +101,9 @@ impl State {
             controls.push(Control::Forget(toi));
             return;
         };
+        if newest {
+            entry.expect(now, &meta);
+        }
         let resource = self.urls.key(&url);
         self.urls.learn(&resource, key);
         let last_byte = meta.range.map(|r| r.last);

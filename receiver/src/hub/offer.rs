@@ -8,6 +8,7 @@ use crate::urls::RenditionKey;
 use mahp_common::Time;
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{Channel, Rendition, Role, SessionDescription};
+use mahp_common::repair::reach::Reach;
 use mahp_runtime::error::StartupError;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -171,6 +172,7 @@ impl State {
                     allotted: 0,
                     stats: super::RenditionStats::default(),
                     layer: layer::control(rendition),
+                    reach: Reach::new(now),
                     flying: VecDeque::new(),
                 };
                 self.renditions.insert(key.clone(), entry);

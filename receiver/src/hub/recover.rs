@@ -12,7 +12,7 @@ use mahp_common::repair::plan::ObjectKey;
 use mahp_common::repair::report::RUN_BINS;
 use mahp_common::session::recv::{ByPath, Lack};
 use mahp_common::{ObjectKind, ObjectMeta, Payload, Time, Toi, Tsi};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
@@ -94,12 +94,12 @@ pub struct Followed {
     pub flow: Flow,
     /// Key of its FDT Instances.
     pub key: Option<VerifyingKey>,
-    /// Live, and no packet came for longer than it should take.
-    pub silent: bool,
+    /// Live, and no packet came for longer than it should take, or too few do: its objects are to be subscribed to.
+    pub poor: bool,
 }
 
 impl Followed {
-    /// Whether both are the same but for silence.
+    /// Whether both are the same but for what comes.
     pub fn is_same(&self, other: &Followed) -> bool {
         let what = |f: &Followed| (f.rendition.clone(), f.publisher.clone(), f.flow.clone(), f.key);
         what(self) == what(other)
@@ -169,24 +169,33 @@ impl Hub {
     /// What of what somebody watches a MoQ publisher has.
     pub fn followed(&self) -> Vec<Followed> {
         let now = self.clock.now();
-        let state = self.state();
-        let watched =
-            |channel: &str| state.renditions.iter().any(|(k, e)| *k.channel == *channel && e.is_watched(now));
-        let one = |(key, entry): (&RenditionKey, &Entry)| {
+        let mut state = self.state();
+        let State { renditions, sessions, .. } = &mut *state;
+        let watched: Vec<RenditionKey> =
+            renditions.iter().filter(|(_, e)| e.is_watched(now)).map(|(k, _)| k.clone()).collect();
+        let mut poor_channels = BTreeSet::new();
+        let mut followed = Vec::new();
+        for (key, entry) in renditions {
             let wanted = match entry.rendition.role {
-                Role::Manifest => watched(&key.channel),
-                _ => entry.is_watched(now),
+                Role::Manifest => watched.iter().any(|w| w.channel == key.channel),
+                _ => watched.contains(key),
             };
-            let publisher = publisher(&entry.channel, self.options.publisher.as_ref())?;
-            (wanted && entry.flow.is_some()).then(|| Followed {
-                rendition: key.clone(),
-                publisher,
-                flow: entry.rendition.flow.clone(),
-                key: state.sessions.get(entry.session).and_then(|s| s.key),
-                silent: entry.is_silent(now),
-            })
-        };
-        state.renditions.iter().filter_map(one).collect()
+            let publisher = publisher(&entry.channel, self.options.publisher.as_ref());
+            let (Some(publisher), true, true) = (publisher, wanted, entry.flow.is_some()) else { continue };
+            let poor = entry.look_at_reach(now);
+            if poor {
+                poor_channels.insert(key.channel.clone());
+            }
+            let rendition = key.clone();
+            let key = sessions.get(entry.session).and_then(|s| s.key);
+            let flow = entry.rendition.flow.clone();
+            followed.push((entry.rendition.role, Followed { rendition, publisher, flow, key, poor }));
+        }
+        // A manifest is too small to tell, and useless without the rest.
+        for (role, what) in &mut followed {
+            what.poor |= *role == Role::Manifest && poor_channels.contains(&what.rendition.channel);
+        }
+        followed.into_iter().map(|(_, what)| what).collect()
     }
 
     /// The channels that MoQ publishers have.
@@ -341,6 +350,30 @@ impl Entry {
 
     fn is_watched(&self, now: Time) -> bool {
         self.wanted_at.is_some_and(|at| now - at < WATCHED.max(self.target() * 3))
+    }
+
+    /// An object is being sent: what should come of it.
+    pub(super) fn expect(&mut self, now: Time, meta: &ObjectMeta) {
+        // What is described for the first time soon after the join may be nearly through.
+        let under_way = self.part_target().unwrap_or_else(|| self.target());
+        if self.joined_at.is_none_or(|at| now - at < under_way) {
+            return;
+        }
+        let flow = &self.rendition.flow;
+        let symbols = meta.length.div_ceil(u64::from(flow.symbol_size.max(1)));
+        // Where repair symbols come in the same session, they count as well.
+        let repair = if flow.repair.is_none() { u64::from(flow.repair_percent) } else { 0 };
+        let packets = symbols.saturating_mul(100 + repair) / 100;
+        let bits = packets.saturating_mul(u64::from(flow.symbol_size) * 8);
+        let over = bits.saturating_mul(1000).checked_div(flow.rate_bps).unwrap_or(0);
+        self.reach.described(now, packets, Duration::from_millis(over));
+    }
+
+    /// Whether its objects are to be subscribed to.
+    fn look_at_reach(&mut self, now: Time) -> bool {
+        let Some(flow) = &self.flow else { return false };
+        let heard = flow.session().stats().source_packets;
+        self.channel.live && self.reach.look(now, heard, self.is_silent(now))
     }
 
     /// A live rendition of which no packets come although it is joined.

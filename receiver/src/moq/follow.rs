@@ -1,9 +1,9 @@
 //! Subscriptions to publishers, for each rendition that somebody watches.
 //!
 //! Always: the signed records of what exists. The engine takes them as it takes FDT Instances, so an object of which multicast
-//! brought nothing at all is known and repaired. While multicast is silent: the objects themselves. What fell between the two
-//! has a record and is fetched by the recovery. When packets come again, both go on for a while: what is heard twice is one
-//! object to the engine.
+//! brought nothing at all is known and repaired. While multicast is silent, or brings too little: the objects themselves. What fell
+//! between the two has a record and is fetched by the recovery. When multicast is good again, both go on for a while
+//! ([`mahp_common::repair::reach`]): what is heard twice is one object to the engine.
 
 use super::fetch::Publishers;
 use super::sessions::To;
@@ -24,12 +24,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
 
 /// What there is to follow is looked at this often.
 const LOOK: Duration = Duration::from_millis(500);
-/// Packets come again for this long before the subscription to objects ends.
-const RETURN: Duration = Duration::from_secs(4);
 /// A catalog that cannot be had, or contradicts the session description, is asked for again after this.
 const CATALOG_AGAIN: Duration = Duration::from_secs(3);
 /// Until the answer to the request for the catalog.
@@ -61,14 +58,14 @@ pub(crate) async fn follow(publishers: Publishers) {
             goes_on && !running.task.is_finished()
         });
         for what in followed {
-            let silent = what.silent;
+            let poor = what.poor;
             let known = running.entry(what.rendition.clone()).or_insert_with(|| {
-                let (tell, told) = watch::channel(silent);
+                let (tell, told) = watch::channel(poor);
                 let after = moved.remove(&what.rendition).flatten();
                 let (one, newest) = One::new(publishers.clone(), what.clone(), told, after);
-                Running { what, silent: tell, newest, task: tasks.spawn(one.run()) }
+                Running { what, poor: tell, newest, task: tasks.spawn(one.run()) }
             });
-            known.silent.send_if_modified(|before| std::mem::replace(before, silent) != silent);
+            known.poor.send_if_modified(|before| std::mem::replace(before, poor) != poor);
         }
         while tasks.try_join_next().is_some() {}
         tokio::time::sleep(LOOK).await;
@@ -77,7 +74,7 @@ pub(crate) async fn follow(publishers: Publishers) {
 
 struct Running {
     what: Followed,
-    silent: watch::Sender<bool>,
+    poor: watch::Sender<bool>,
     /// Group of its newest record.
     newest: watch::Receiver<Option<u64>>,
     task: AbortHandle,
@@ -88,7 +85,7 @@ struct One {
     publishers: Publishers,
     what: Followed,
     /// Whether multicast is.
-    silent: watch::Receiver<bool>,
+    poor: watch::Receiver<bool>,
     /// Group of the newest record, this publisher's or the one's before it: groups grow over restarts.
     newest: watch::Sender<Option<u64>>,
     /// What the records that came describe, by group.
@@ -101,8 +98,6 @@ struct One {
 struct Ears {
     _tasks: JoinSet<()>,
     objects: mpsc::Receiver<Object>,
-    /// Packets come again: they end then.
-    until: Option<Instant>,
 }
 
 impl One {
@@ -110,12 +105,12 @@ impl One {
     fn new(
         publishers: Publishers,
         what: Followed,
-        silent: watch::Receiver<bool>,
+        poor: watch::Receiver<bool>,
         after: Option<u64>,
     ) -> (One, watch::Receiver<Option<u64>>) {
         let (newest, told) = watch::channel(after);
         let (described, waiting) = (BTreeMap::new(), VecDeque::new());
-        (One { publishers, what, silent, newest, described, waiting }, told)
+        (One { publishers, what, poor, newest, described, waiting }, told)
     }
 
     /// Until the publisher ends the records, or for ever.
@@ -128,12 +123,11 @@ impl One {
         self.subscribe(&mut reading, Kind::Manifest, start, to);
         let mut ears: Option<Ears> = None;
         loop {
-            let silent = *self.silent.borrow_and_update();
-            match &mut ears {
-                None if silent => ears = Some(self.listen()),
-                Some(ears) if silent => ears.until = None,
-                Some(ears) => _ = ears.until.get_or_insert(Instant::now() + RETURN),
-                None => {}
+            let poor = *self.poor.borrow_and_update();
+            if poor && ears.is_none() {
+                ears = Some(self.listen());
+            } else if !poor && ears.take().is_some() {
+                tracing::info!(rendition = %self.what.rendition, "multicast is good again: objects are no longer taken over MoQ");
             }
             tokio::select! {
                 record = records.recv() => match record {
@@ -143,13 +137,12 @@ impl One {
                 object = hear(&mut ears) => match object {
                     Some(object) => self.came(object),
                     None => {
-                        tracing::info!(rendition = %self.what.rendition, "objects are no longer taken over MoQ");
                         ears = None;
                         // A publisher that ends its tracks at once must not be asked without pause.
                         tokio::time::sleep(LOOK).await;
                     }
                 },
-                changed = self.silent.changed() => if changed.is_err() {
+                changed = self.poor.changed() => if changed.is_err() {
                     return;
                 },
             }
@@ -198,13 +191,13 @@ impl One {
     }
 
     fn listen(&self) -> Ears {
-        tracing::info!(rendition = %self.what.rendition, "multicast is silent: objects are taken over MoQ");
+        tracing::info!(rendition = %self.what.rendition, "multicast brings nothing, or too little: objects are taken over MoQ");
         let mut tasks = JoinSet::new();
         let (to, objects) = mpsc::channel(QUEUE);
         for kind in [Kind::Media, Kind::Documents] {
             self.subscribe(&mut tasks, kind, Start::Latest, to.clone());
         }
-        Ears { _tasks: tasks, objects, until: None }
+        Ears { _tasks: tasks, objects }
     }
 
     /// To the engine, if it is signed as it should be.
@@ -274,10 +267,9 @@ fn agrees(catalog: &[u8], what: &Followed) -> Result<(), String> {
 
 /// The next object; none: no more of them.
 async fn hear(ears: &mut Option<Ears>) -> Option<Object> {
-    let Some(Ears { objects, until, .. }) = ears else { return std::future::pending().await };
-    match *until {
-        Some(at) => tokio::time::timeout_at(at, objects.recv()).await.ok().flatten(),
-        None => objects.recv().await,
+    match ears {
+        Some(ears) => ears.objects.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -298,7 +290,7 @@ mod tests {
             publisher: url::Url::parse("moqt://127.0.0.1:1/").expect("a URL"),
             flow: rendition.flow.clone(),
             key: Some(key),
-            silent: false,
+            poor: false,
         };
         let catalog = |channel: &_, key: &str| Catalog::of(channel, key, 1).to_json();
         assert_eq!(agrees(&catalog(&channel, &key.to_base64()), &what), Ok(()));

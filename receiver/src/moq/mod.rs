@@ -1,7 +1,7 @@
 //! Media over QUIC (experimental): what senders publish there, besides multicast.
 //!
 //! [`sessions`] keeps QUIC sessions with publishers; [`fetch`] gets symbols and objects for the recovery; [`follow`] hears what
-//! exists, and hears the objects themselves while multicast is silent; [`relay`] serves others, from the
+//! exists, and hears the objects themselves while multicast brings nothing, or too little; [`relay`] serves others, from the
 //! store too ([`shelves`]).
 
 mod fetch;

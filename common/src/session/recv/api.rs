@@ -256,6 +256,8 @@ pub struct RecvStats {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Packets of objects in the session of the source flow, whatever became of them: late ones, too.
+    pub source_packets: u64,
     /// Source symbols stored.
     pub source_symbols: u64,
     /// Repair symbols stored.
