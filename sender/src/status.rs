@@ -192,6 +192,10 @@ fn describe_metrics() {
     describe_counter!("mahp_sender_sent_packets_total", "Packets");
     describe_counter!("mahp_sender_send_errors_total", "Packets the kernel refused");
     describe_counter!("mahp_sender_objects_repeated_total", "Objects sent again for late joiners");
+    describe_counter!(
+        "mahp_sender_moq_past_objects_total",
+        "Objects that were fetched over MoQ when its window had them no more, by where they were"
+    );
     repair::status::describe();
     describe_gauge!("mahp_build_info", "Version of this program, always 1");
 }

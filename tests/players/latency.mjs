@@ -35,7 +35,7 @@ function play({ url, config, player, delay }) {
   const canvas = new OffscreenCanvas(cells * cell, 1);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const now = () => performance.timeOrigin + performance.now();
-  const m = (window.measured = { frames: [], parts: [], stalls: 0, stalled: 0, errors: [], unread: 0, began: now(), from: null });
+  const m = (window.measured = { frames: [], parts: [], lists: [], stalls: 0, stalled: 0, errors: [], unread: 0, began: now(), from: null });
   let waitingSince = null;
   video.addEventListener("waiting", () => { if (m.frames.length && waitingSince === null) { waitingSince = now(); m.stalls += 1; } });
   video.addEventListener("playing", () => { if (waitingSince !== null) { m.stalled += now() - waitingSince; waitingSince = null; } });
@@ -58,9 +58,18 @@ function play({ url, config, player, delay }) {
   video.requestVideoFrameCallback(frame);
   const name = (path) => path.split("?")[0].split("/").pop();
   const hlsJs = () => {
-    const hls = (window.hls = new Hls({ ...config, lowLatencyMode: true }));
+    // Without a rate to catch up at, hls.js stays as late as it started: half a second more, where the machine was busy then.
+    const hls = (window.hls = new Hls({ maxLiveSyncPlaybackRate: 1.1, ...config, lowLatencyMode: true }));
     m.version = Hls.version;
     hls.on(Hls.Events.ERROR, (_, data) => m.errors.push(`${data.fatal ? "fatal " : ""}${data.type} ${data.details}`));
+    // What was asked for and what came of it: by that, a stall can be told from the receiver's hold.
+    hls.on(Hls.Events.LEVEL_LOADED, (_, { details, stats, networkDetails }) => {
+      const query = new URL(networkDetails?.responseURL || details.url).search, { lastPartSn, lastPartIndex, ageHeader } = details;
+      m.lists.push({
+        query, last: `${lastPartSn}.${lastPartIndex}`, age: ageHeader,
+        asked: performance.timeOrigin + stats.loading.start, loaded: performance.timeOrigin + stats.loading.end,
+      });
+    });
     hls.on(Hls.Events.FRAG_LOADED, (_, data) => {
       const piece = data.part ?? data.frag, stats = piece.stats;
       m.parts.push({
@@ -105,7 +114,7 @@ try {
   const m = await tab.evaluate(() => window.measured);
   const first = m.frames.length ? m.frames[0][0] + job.settle * 1000 : 0;
   const result = {
-    frames: m.frames.filter(([shown]) => shown >= first), parts: m.parts, stalls: m.stalls, stalled: m.stalled, unread: m.unread,
+    frames: m.frames.filter(([shown]) => shown >= first), parts: m.parts, lists: m.lists, stalls: m.stalls, stalled: m.stalled, unread: m.unread,
     played: m.to ? m.to.time - m.from.time : 0, wall: m.to ? (m.to.at - m.from.at) / 1000 : 0,
     startup: m.from ? m.from.at - m.began : null, errors: m.errors, version: m.version,
   };

@@ -7,8 +7,9 @@ use mahp_common::WallTime;
 pub const WIDTH: usize = 640;
 /// Height, pixels.
 pub const HEIGHT: usize = 360;
-/// Frames per second.
-pub const RATE: u32 = 24;
+/// Frames per second. A frame lasts whole microseconds: at 24, Chromium's buffer ends a microsecond before the segment now and then
+/// (201.999999 s), and hls.js 1.7.4 waits for the rest of a segment that it has, until its parts have left the playlist 6 s later.
+pub const RATE: u32 = 20;
 /// Cells of the clock: 42 bits of milliseconds, most significant first, and 6 bits of a check sum.
 pub const CELLS: usize = 48;
 /// Width of a cell, pixels.
