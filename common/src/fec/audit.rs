@@ -92,7 +92,7 @@ fn suspects(rows: &[Row], size: usize, columns: &[usize]) -> Vec<usize> {
 fn equations(block: Received<'_>, used: usize) -> Option<Vec<Row>> {
     let symbols = block.symbols as usize;
     let coefficients = usize::from(block.symbol_size) + symbols;
-    let equations = Equations::of(block, &(0..symbols).collect::<Vec<_>>())?;
+    let equations = Equations::of(block, &(0..symbols).collect::<Vec<_>>(), None)?;
     let row = |(j, (esi, symbol)): (usize, &(_, Vec<u8>))| {
         let mut row = equations.row(*esi, symbol)?;
         row.resize(coefficients + used, 0);

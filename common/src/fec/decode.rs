@@ -1,14 +1,15 @@
 //! Source blocks with holes, solved as jobs that any thread may run.
 //!
-//! A decoder is made only for a block that lost something, and only the general one if it lost much.
+//! A decoder is made only for a block that lost something, the general one if it lost much or no other block is of its size.
 
 use super::audit::{Verdict, find_wrong};
 use super::bitmap::Bitmap;
 use super::equations::Received;
-use super::raptorq::block_oti;
+use super::plans::plan;
+use super::raptorq::{block_oti, padded_symbols};
 use super::solve::missing_symbols;
 use crate::ids::{Esi, Sbn};
-use raptorq::{EncodingPacket, PayloadId, SourceBlockDecoder};
+use raptorq::{EncodingPacket, PayloadId, SourceBlockDecoder, SourceBlockEncodingPlan};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Whether it is quicker to find `missing` of `symbols` source symbols by themselves than the block anew: the time for the one grows
@@ -85,14 +86,20 @@ impl DecodeJob {
     }
 
     fn rebuild(&mut self) -> bool {
-        let few = are_few(self.missing(), self.symbols);
-        catch_unwind(AssertUnwindSafe(|| if few { self.fill() } else { self.decode() }))
-            .is_ok_and(|rebuilt| rebuilt.is_some())
+        let rebuilt = catch_unwind(AssertUnwindSafe(|| {
+            let few = are_few(self.missing(), self.symbols);
+            let plan = if few { plan(padded_symbols(self.symbols)) } else { None };
+            match plan {
+                Some(plan) => self.fill(&plan),
+                None => self.decode(),
+            }
+        }));
+        rebuilt.is_ok_and(|rebuilt| rebuilt.is_some())
     }
 
     /// Finds what is missing.
-    fn fill(&mut self) -> Option<()> {
-        let found = missing_symbols(self.received())?;
+    fn fill(&mut self, plan: &SourceBlockEncodingPlan) -> Option<()> {
+        let found = missing_symbols(self.received(), plan)?;
         let size = usize::from(self.symbol_size);
         for (i, symbol) in found {
             self.buffer.get_mut(i * size..)?.get_mut(..size)?.copy_from_slice(&symbol);
@@ -173,10 +180,13 @@ mod tests {
         for (symbols, lost) in [(100, 25), (400, 70), (400, 120)] {
             let esis: Vec<u32> = (symbols..symbols + lost + 5).collect();
             let first = |lost: u32| (0..lost as usize).collect::<Vec<_>>();
-            let (job, whole) = lossy(symbols, &first(lost), &esis, 1);
-            let ok = job.run();
-            assert!(ok.solved);
-            assert_eq!(ok.job.buffer, whole);
+            // By the second one there is a plan.
+            for _ in 0..2 {
+                let (job, whole) = lossy(symbols, &first(lost), &esis, 1);
+                let ok = job.run();
+                assert!(ok.solved);
+                assert!(ok.job.buffer == whole, "wrong bytes");
+            }
             let failed = lossy(symbols, &first(lost + 6), &esis, 1).0.run();
             assert!(!failed.solved);
             assert_eq!(failed.job.missing(), lost + 6);
@@ -198,7 +208,8 @@ mod tests {
             }
             let (mut one, whole) = lossy(symbols, &lost, &esis, seed);
             let (mut other, _) = lossy(symbols, &lost, &esis, seed);
-            let filled = one.fill().is_some();
+            let plan = SourceBlockEncodingPlan::generate(padded_symbols(symbols) as u16);
+            let filled = one.fill(&plan).is_some();
             prop_assert_eq!(filled, other.decode().is_some());
             if filled {
                 prop_assert!(one.buffer == whole, "wrong bytes");

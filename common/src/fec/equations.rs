@@ -6,6 +6,7 @@
 use super::bitmap::Bitmap;
 use super::raptorq::{PaddedEncoder, padded_bytes};
 use crate::ids::Esi;
+use raptorq::SourceBlockEncodingPlan;
 
 /// Rows begin where cache lines do.
 const ALIGNMENT: usize = 64;
@@ -43,8 +44,13 @@ pub(super) struct Equations {
 }
 
 impl Equations {
-    /// Of `block`, with coefficients of these source symbols. `None` where the rows would be too long for the encoder.
-    pub(super) fn of(block: Received<'_>, columns: &[usize]) -> Option<Equations> {
+    /// Of `block`, with coefficients of these source symbols, by a plan if there is one. `None` where the rows would be too long for
+    /// the encoder.
+    pub(super) fn of(
+        block: Received<'_>,
+        columns: &[usize],
+        plan: Option<&SourceBlockEncodingPlan>,
+    ) -> Option<Equations> {
         let size = usize::from(block.symbol_size);
         let width = size + columns.len();
         let aligned = u16::try_from(width.next_multiple_of(ALIGNMENT)).ok()?;
@@ -58,7 +64,11 @@ impl Equations {
         for (at, column) in columns.iter().enumerate() {
             *extended.get_mut(column * usize::from(aligned) + size + at)? = 1;
         }
-        Some(Equations { encoder: PaddedEncoder::new(&extended, block.symbols, aligned), width })
+        let encoder = match plan {
+            Some(plan) => PaddedEncoder::planned(&extended, block.symbols, aligned, plan),
+            None => PaddedEncoder::new(&extended, block.symbols, aligned),
+        };
+        Some(Equations { encoder, width })
     }
 
     /// What this repair symbol says: T bytes that the symbols which are not there must add up to, with these factors: one for each

@@ -6,6 +6,7 @@ mod decode;
 mod equations;
 mod gf256;
 pub mod partition;
+mod plans;
 pub mod raptorq;
 mod solve;
 

@@ -7,7 +7,9 @@
 use super::Blocks;
 use crate::ids::{Esi, Sbn, Toi};
 use bytes::Bytes;
-use raptorq::{ObjectTransmissionInformation, SourceBlockEncoder, extended_source_block_symbols};
+use raptorq::{
+    ObjectTransmissionInformation, SourceBlockEncoder, SourceBlockEncodingPlan, extended_source_block_symbols,
+};
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -107,9 +109,14 @@ impl EncodeJob {
     }
 }
 
+/// K' for K `symbols`.
+pub(super) fn padded_symbols(symbols: u32) -> u32 {
+    extended_source_block_symbols(symbols)
+}
+
 /// Length of a block of K `symbols` that was padded to K' symbols.
 pub(super) fn padded_bytes(symbols: u32, symbol_size: u16) -> usize {
-    extended_source_block_symbols(symbols) as usize * usize::from(symbol_size)
+    padded_symbols(symbols) as usize * usize::from(symbol_size)
 }
 
 /// Makes repair symbols of a block that was padded from K to K' symbols.
@@ -125,6 +132,17 @@ impl PaddedEncoder {
     /// `block`: [`padded_bytes`] of `symbols` and `symbol_size`.
     pub(super) fn new(block: &[u8], symbols: u32, symbol_size: u16) -> PaddedEncoder {
         PaddedEncoder { encoder: SourceBlockEncoder::new(0, &block_oti(symbol_size), block), symbols }
+    }
+
+    /// The same by a plan for its K', instead of the crate's own: it keeps 64 of them.
+    pub(super) fn planned(
+        block: &[u8],
+        symbols: u32,
+        symbol_size: u16,
+        plan: &SourceBlockEncodingPlan,
+    ) -> PaddedEncoder {
+        let encoder = SourceBlockEncoder::with_encoding_plan(0, &block_oti(symbol_size), block, plan);
+        PaddedEncoder { encoder, symbols }
     }
 
     /// The repair symbol of this ESI. `None` where it is a source symbol's.

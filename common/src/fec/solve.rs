@@ -8,6 +8,7 @@
 
 use super::equations::{Equations, Received, Row};
 use super::gf256::{Multiples, inverse, scale};
+use raptorq::SourceBlockEncodingPlan;
 use std::ops::Range;
 
 /// Bytes of all rows that are worked on at a time: the multiples of so many stay in a processor's nearest cache.
@@ -15,11 +16,14 @@ const STRIPE: usize = 448;
 /// Equations more than unknowns, tried in turn: L of them suffice nearly always.
 const MORE: [usize; 3] = [0, 4, usize::MAX];
 
-/// The symbols that are missing, each with its place. `None` where what came does not suffice.
-pub(super) fn missing_symbols(block: Received<'_>) -> Option<Vec<(usize, Row)>> {
+/// The symbols that are missing, each with its place, by the plan for K'. `None` where what came does not suffice.
+pub(super) fn missing_symbols(
+    block: Received<'_>,
+    plan: &SourceBlockEncodingPlan,
+) -> Option<Vec<(usize, Row)>> {
     let size = usize::from(block.symbol_size);
     let missing = block.missing();
-    let equations = Equations::of(block, &missing)?;
+    let equations = Equations::of(block, &missing, Some(plan))?;
     let mut rows: Vec<Row> = Vec::new();
     for more in MORE {
         let unread = block.repair.get(rows.len()..)?;
