@@ -218,9 +218,10 @@ async function start(channel) {
 async function startHls(video, url) {
   if (!window.Hls) await script("assets/hls.js");
   if (!window.Hls?.isSupported()) throw new Error("no Media Source Extensions");
-  // By itself hls.js never catches up with the live edge again.
-  const hls = new window.Hls({ liveSyncDurationCount: 3, maxLiveSyncPlaybackRate: 1.1 });
+  const hls = new window.Hls({ liveSyncDurationCount: 3 });
   player = hls;
+  // By itself it never catches up with the live edge again, which is what a channel with parts is for; others play at speed 1.
+  hls.on(window.Hls.Events.LEVEL_LOADED, (_, { details }) => { hls.config.maxLiveSyncPlaybackRate = details.partTarget ? 1.1 : 1; });
   hls.on(window.Hls.Events.FRAG_LOADED, (_, data) => cell(data.frag.url, data.networkDetails?.getResponseHeader?.("Cache-Status")));
   hls.on(window.Hls.Events.ERROR, (_, data) => {
     if (!data.fatal) return;
