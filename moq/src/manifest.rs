@@ -38,10 +38,7 @@ pub fn seal(
 /// Verifies and reads a record. Expiry and session are the receiving engine's to judge.
 pub fn open(record: &[u8], tsi: Tsi, key: &VerifyingKey) -> Result<FdtFile, RecordError> {
     let instance = FdtInstance::open(record, tsi, key)?;
-    let mut files = instance.files;
-    let (Some(file), true) = (files.pop(), files.is_empty()) else {
-        return Err(RecordError::Files(files.len()));
-    };
+    let [file] = <[FdtFile; 1]>::try_from(instance.files).map_err(|files| RecordError::Files(files.len()))?;
     if file.meta.digest.is_none() || (file.oti.is_none() && file.repair_oti.is_none()) {
         return Err(RecordError::Incomplete);
     }
@@ -92,6 +89,13 @@ mod tests {
         bare.meta.digest = None;
         let bare = seal(bare, TSI, 5, 4_000_000_000, &key).unwrap();
         assert_eq!(open(&bare, TSI, &public), Err(RecordError::Incomplete));
+        for n in [0, 2, 3] {
+            let files = (1..=n as u128).map(file).collect();
+            let several =
+                FdtInstance { expires_ntp: 4_000_000_000, complete: false, session: Some(5), files };
+            let several = several.seal(TSI, &key).unwrap();
+            assert_eq!(open(&several, TSI, &public), Err(RecordError::Files(n)));
+        }
     }
 
     proptest! {
