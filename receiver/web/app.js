@@ -170,14 +170,24 @@ function showPlots() {
 
 let player = null;
 let playing = null;
+// What went wrong with the channel that is being watched; shown until its media plays.
+let failure = "";
+
+function fail(text) {
+  failure = text;
+  $("playing").textContent = text;
+}
+
+const scripts = {};
 
 function script(path) {
-  return new Promise((resolve, reject) => {
+  scripts[path] ||= new Promise((resolve, reject) => {
     const element = make("script", { src: path });
     element.onload = resolve;
-    element.onerror = () => reject(new Error(path));
+    element.onerror = () => { delete scripts[path]; reject(new Error(path)); };
     document.head.append(element);
   });
+  return scripts[path];
 }
 
 function cell(url, status) {
@@ -189,8 +199,11 @@ function cell(url, status) {
 }
 
 function stop() {
-  player?.destroy?.() ?? player?.reset?.();
-  player = null;
+  const old = player;
+  [player, failure] = [null, ""];
+  // Either takes the whole player down, and calling both is an error in dash.js.
+  if (old?.destroy) old.destroy();
+  else old?.reset?.();
   $("video").removeAttribute("src");
   $("segments").replaceChildren();
 }
@@ -206,7 +219,9 @@ async function start(channel) {
   $("links").replaceChildren("Elsewhere: ", make("code", { textContent: `ffplay ${url}` }), " · ", make("code", { textContent: `vlc ${url}` }));
   const video = $("video");
   try {
-    await (channel.format === "dash" ? startDash(video, url) : startHls(video, url));
+    await script(channel.format === "dash" ? "assets/dash.js" : "assets/hls.js");
+    if (playing !== channel.name) return; // another one was chosen meanwhile
+    channel.format === "dash" ? startDash(video, url) : startHls(video, url);
   } catch (e) {
     startNative(video, url, channel.format, e);
   }
@@ -215,8 +230,7 @@ async function start(channel) {
   $("watch").scrollIntoView({ behavior: "smooth" });
 }
 
-async function startHls(video, url) {
-  if (!window.Hls) await script("assets/hls.js");
+function startHls(video, url) {
   if (!window.Hls?.isSupported()) throw new Error("no Media Source Extensions");
   const hls = new window.Hls({ liveSyncDurationCount: 3 });
   player = hls;
@@ -225,15 +239,14 @@ async function startHls(video, url) {
   hls.on(window.Hls.Events.FRAG_LOADED, (_, data) => cell(data.frag.url, data.networkDetails?.getResponseHeader?.("Cache-Status")));
   hls.on(window.Hls.Events.ERROR, (_, data) => {
     if (!data.fatal) return;
-    $("playing").textContent = `trying again: ${data.details}`;
-    data.type === window.Hls.ErrorTypes.MEDIA_ERROR ? hls.recoverMediaError() : setTimeout(() => playing && hls.loadSource(url), 2000);
+    fail(`trying again: ${data.details}`);
+    data.type === window.Hls.ErrorTypes.MEDIA_ERROR ? hls.recoverMediaError() : setTimeout(() => player === hls && hls.loadSource(url), 2000);
   });
   hls.loadSource(url);
   hls.attachMedia(video);
 }
 
-async function startDash(video, url) {
-  if (!window.dashjs) await script("assets/dash.js");
+function startDash(video, url) {
   const dash = window.dashjs.MediaPlayer().create();
   player = dash;
   dash.addResponseInterceptor((response) => {
@@ -243,7 +256,7 @@ async function startDash(video, url) {
   // The time of the receiver, from its Date header, where the MPD names no source: by default dash.js asks a server of its maker's.
   const clock = { scheme: "urn:mpeg:dash:utc:http-head:2014", value: url };
   dash.updateSettings({ streaming: { utcSynchronization: { defaultTimingSource: clock } } });
-  dash.on("error", (e) => { $("playing").textContent = `player error: ${e.error?.message || e.error}`; });
+  dash.on("error", (e) => fail(`player error: ${e.error?.message || e.error}`));
   dash.initialize(video, url, true);
 }
 
@@ -253,7 +266,7 @@ function startNative(video, url, format, why) {
     video.src = url;
     return;
   }
-  $("playing").textContent = `This browser cannot play ${format.toUpperCase()} by itself, and this receiver was built without the player (${why.message}). Build it where npm is installed, or use ffplay or VLC with the URL below.`;
+  fail(`This browser cannot play ${format.toUpperCase()} by itself, and this receiver was built without the player (${why.message}). Build it where npm is installed, or use ffplay or VLC with the URL below.`);
 }
 
 function watch(s) {
@@ -264,7 +277,10 @@ function watch(s) {
   const quality = video.getVideoPlaybackQuality?.();
   $("overlay").textContent = `${video.videoWidth}×${video.videoHeight} · buffer ${Math.max(0, end - video.currentTime).toFixed(1)} s · ${quality ? `${quality.droppedVideoFrames} dropped frames` : ""}`;
   const flight = channel.renditions.reduce((n, r) => n + r.in_flight, 0);
-  if (video.readyState < 3 && !video.ended) $("playing").textContent = `waiting for media: ${flight} segments on their way, ${mbit(channel.rate_bps)}, ${channel.state}${channel.reason ? ` (${channel.reason})` : ""}`;
+  const waits = video.readyState < 3 && !video.ended;
+  if (!waits) failure = "";
+  if (failure) $("playing").textContent = failure;
+  else if (waits) $("playing").textContent = `waiting for media: ${flight} segments on their way, ${mbit(channel.rate_bps)}, ${channel.state}${channel.reason ? ` (${channel.reason})` : ""}`;
   else $("playing").textContent = `${channel.title || channel.name} at ${video.currentTime.toFixed(1)} s`;
 }
 

@@ -9,6 +9,9 @@ const Plots = (() => {
     return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= value);
   }
 
+  // Seconds without a value over which a line goes on: a segment of 6 s brings one value in 6 s.
+  const GAP = 10;
+
   function figure(parent, spec) {
     const element = document.createElement("figure");
     const caption = document.createElement("figcaption");
@@ -56,15 +59,20 @@ const Plots = (() => {
     c.fillText("now", width - 24, height - 2);
     for (const series of plot.spec.series) {
       const points = values[series.key] || [];
-      c.strokeStyle = css(series.color);
+      const x = (i) => (1 - (points.length - 1 - i) / 300) * width;
+      c.strokeStyle = c.fillStyle = css(series.color);
       c.lineWidth = 1.6;
       c.beginPath();
-      let pen = false;
+      let last = -Infinity;
       points.forEach((v, i) => {
-        if (v === null || v === undefined) { pen = false; return; }
-        const x = (1 - (points.length - 1 - i) / 300) * width;
-        pen ? c.lineTo(x, y(v)) : c.moveTo(x, y(v));
-        pen = true;
+        if (v === null || v === undefined) return;
+        if (i - last <= GAP) c.lineTo(x(i), y(v));
+        else {
+          // Alone, it would be a line of no length.
+          c.fillRect(x(i) - 1.5, y(v) - 1.5, 3, 3);
+          c.moveTo(x(i), y(v));
+        }
+        last = i;
       });
       c.stroke();
     }

@@ -72,7 +72,11 @@ fn live(target: &str, name: &str, rest: Option<&str>, channels: &[Arc<Channel>])
         .map_err(|_| Refusal::bad_target(format!("the manifest URL of channel {name} is not a URL")))?;
     match rest {
         None => Ok(Route::Redirect(format!("{name}/{}", leaf(&manifest)))),
-        Some("") => Ok(Route::Redirect(leaf(&manifest))),
+        // The manifest is what its folder answers with: a redirect would lead here again.
+        Some("") if manifest.path().ends_with('/') && !target.contains('?') => {
+            Ok(Route::Origin { url: manifest, form: Form::Path, label: "live" })
+        }
+        Some("") if !manifest.path().ends_with('/') => Ok(Route::Redirect(leaf(&manifest))),
         Some(_) => {
             let map = ChannelMap::new(&format!("/live/{name}/"), &manifest, Arc::new(|_| false));
             let url = map
@@ -146,16 +150,38 @@ mod tests {
     }
 
     fn ask(target: &str) -> Result<Route, Refusal> {
+        ask_of("https://cdn.example/a/b/master.m3u8?x=1", target)
+    }
+
+    fn ask_of(manifest: &str, target: &str) -> Result<Route, Refusal> {
         let local = "10.0.0.1:8087".parse().expect("address");
         let uri = target.parse().expect("hyper would not have accepted it either");
-        route(&uri, &channels("https://cdn.example/a/b/master.m3u8?x=1"), local)
+        route(&uri, &channels(manifest), local)
     }
 
     fn origin_of(target: &str) -> String {
-        match ask(target) {
+        origin(target, ask(target))
+    }
+
+    fn origin(target: &str, route: Result<Route, Refusal>) -> String {
+        match route {
             Ok(Route::Origin { url, .. }) => url.into(),
             other => panic!("{target}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn a_manifest_may_be_what_a_folder_answers_with() {
+        for (manifest, target, url) in [
+            ("https://h/a/", "/live/news/", "https://h/a/"),
+            ("https://h/a/?id=5", "/live/news/", "https://h/a/?id=5"),
+            ("https://h/a/?id=5", "/live/news/?id=6", "https://h/a/?id=6"),
+            ("https://h/", "/live/news/1.ts", "https://h/1.ts"),
+        ] {
+            assert_eq!(origin(target, ask_of(manifest, target)), url, "{manifest} {target}");
+        }
+        let redirect = ask_of("https://h/a/?id=5", "/live/news");
+        assert_eq!(redirect.ok(), Some(Route::Redirect("news/./?id=5".into())));
     }
 
     #[test]
