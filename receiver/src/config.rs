@@ -205,6 +205,21 @@ pub enum SessionSource {
     },
 }
 
+impl SessionSource {
+    /// Whether the sender is on this machine.
+    pub fn is_here(&self) -> bool {
+        match self {
+            SessionSource::Url(url) => match url.host() {
+                Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
+                Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
+                Some(url::Host::Domain(name)) => name == "localhost",
+                None => false,
+            },
+            SessionSource::Multicast { source, .. } => source.is_some_and(|s| s.is_loopback()),
+        }
+    }
+}
+
 /// Media over QUIC.
 #[derive(Clone, Debug, Default)]
 pub struct Moq {

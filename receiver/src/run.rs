@@ -10,6 +10,7 @@ use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
 use crate::moq::{self, Copies, Publishers, Relay};
+use crate::origin::reach::Reach;
 use crate::origin::upstream::Web;
 use crate::page::Page;
 use crate::recovery::Recovery;
@@ -90,7 +91,13 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
 
     tasks.spawn(flows(hub.clone(), clock, config.recv_buffer, stop.clone()));
     tasks.spawn(ticks(hub.clone(), stop.clone()));
-    let upstream = Web::new(fetcher(), Fetcher::guarded(USER_AGENT, front_options.allow_origins.names()));
+    let reach = Reach {
+        listed: front_options.allow_origins.clone(),
+        library: hub.clone(),
+        sender_is_here: config.sessions.iter().any(SessionSource::is_here),
+    };
+    let guarded = Fetcher::guarded(USER_AGENT, move |host, address| reach.allows(host, address));
+    let upstream = Web::new(guarded.clone());
     let page = Page::new(hub.clone(), stop.clone());
     let front = Front::new(hub.clone(), Arc::new(upstream), served.clone(), clock, front_options, Some(page));
     let publishers = Publishers::new(hub.clone(), served.clone(), copies);
@@ -103,7 +110,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
         tasks.spawn(async move { stop.run_until_cancelled(follow).await });
     }
     let (origins, options) = (front.origins(), config.recovery);
-    let recovery = Recovery::new(hub.clone(), origins, served, clock, fetcher(), publishers, options);
+    let recovery = Recovery::new(hub.clone(), origins, served, clock, guarded, publishers, options);
     let recovery_stop = stop.clone();
     tasks.spawn(async move { recovery_stop.run_until_cancelled(recovery.run()).await });
     tasks.spawn(http::server::serve(listener, front, stop.clone()));

@@ -362,7 +362,7 @@ async fn a_guarded_fetcher_stays_out_of_private_networks() {
     })
     .await;
     let port = origin.address.port();
-    let closed = Fetcher::guarded("mahp-test/0", []);
+    let closed = Fetcher::guarded("mahp-test/0", |_, _| false);
     for host in [
         "127.0.0.1",
         "localhost",
@@ -379,7 +379,8 @@ async fn a_guarded_fetcher_stays_out_of_private_networks() {
     }
     assert!(origin.heads().is_empty(), "nothing was asked");
 
-    let by_name = Fetcher::guarded("mahp-test/0", ["LocalHost".to_owned()]);
+    let by_name =
+        Fetcher::guarded("mahp-test/0", |host, address| host == "localhost" && address.is_loopback());
     let url = |host: &str, path: &str| Url::parse(&format!("http://{host}:{port}{path}")).unwrap();
     assert_eq!(by_name.get(&url("localhost", "/x"), Request::default()).await.unwrap().body, "ok");
     let error = by_name.get(&url("127.0.0.1", "/x"), Request::default()).await.unwrap_err();
@@ -389,6 +390,6 @@ async fn a_guarded_fetcher_stays_out_of_private_networks() {
         matches!(&error, FetchError::Private { host, .. } if host.contains("::ffff")),
         "redirect: {error}"
     );
-    let by_address = Fetcher::guarded("mahp-test/0", ["127.0.0.1".to_owned()]);
+    let by_address = Fetcher::guarded("mahp-test/0", |host, _| host == "127.0.0.1");
     assert_eq!(by_address.get(&url("127.0.0.1", "/x"), Request::default()).await.unwrap().body, "ok");
 }

@@ -2,6 +2,7 @@
 
 use super::site::Site;
 use mahp_common::catalog::Channel;
+use mahp_runtime::fetch::plain_host;
 use mahp_runtime::guard::is_local_peer;
 use std::fmt;
 use std::net::IpAddr;
@@ -103,9 +104,9 @@ impl HostList {
         matching.map(HostPattern::listing).min_by_key(|l| *l == Listing::ByPattern)
     }
 
-    /// The names and addresses that are listed as such, for guards that look at resolved addresses.
-    pub fn names(&self) -> impl Iterator<Item = String> {
-        self.0.iter().filter(|p| p.listing() == Listing::ByName).map(|p| p.name.clone())
+    /// Whether a host (as [`plain_host`] writes it) is listed by its name or address: then it may be in a private network.
+    pub fn names(&self, host: &str) -> bool {
+        self.0.iter().any(|p| p.listing() == Listing::ByName && plain_host(&p.name) == host)
     }
 }
 
@@ -186,7 +187,8 @@ mod tests {
         assert_eq!(on("https://c.example:8443/x"), Some(Listing::ByName));
         assert_eq!(on("https://c.example/x"), None);
         assert_eq!(on("http://[::1]/x"), Some(Listing::ByName));
-        assert_eq!(list.names().collect::<Vec<_>>(), ["cdn.example", "c.example", "[::1]"]);
+        assert!(["cdn.example", "c.example", "::1"].iter().all(|h| list.names(h)));
+        assert!(!["b.example", "a.b.example", "x.example"].iter().any(|h| list.names(h)));
         assert_eq!(
             HostList::new(["*"]).expect("list").listing(&Url::parse("http://h/").expect("url")),
             Some(Listing::ByPattern)

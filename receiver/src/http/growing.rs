@@ -45,7 +45,7 @@ pub(super) fn send_growing(front: &Arc<Front>, ask: &Ask, first: &Arc<Stored>) -
     send_stream(front, ask, source, entity, (0, None), || {
         let growing = Growing {
             front: front.clone(),
-            want: media::want(front, ask, Why::Fallback, false),
+            want: media::want(ask, Why::Fallback),
             changes: front.multicast.changes(),
             patience: part * 2 + PATIENCE,
             at: 0,

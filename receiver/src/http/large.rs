@@ -33,7 +33,7 @@ pub(super) async fn send_large(front: &Arc<Front>, ask: &Ask, large: Large) -> R
     };
     let Some(range) = skip else { return stream_large(front, ask, large) };
     drop(large);
-    let want = Want { range: Some(range), ..media::want(front, ask, Why::Fallback, ask.channel.is_none()) };
+    let want = Want { range: Some(range), ..media::want(ask, Why::Fallback) };
     match front.origins.open(&want, want.range, HeaderMap::new()).await {
         // If the origin ignores ranges, what comes before is skipped.
         Ok(answer) => stream_large(front, ask, Large { prefix: Vec::new(), answer }),
@@ -85,7 +85,7 @@ impl Tee {
         if !ask.credentials.0.is_empty() {
             return None;
         }
-        let want = media::want(front, ask, Why::Fallback, ask.channel.is_none());
+        let want = media::want(ask, Why::Fallback);
         Some(Tee { front: front.clone(), meta: meta(&want, head), range, block: Vec::new(), blocks: 0 })
     }
 

@@ -268,12 +268,10 @@ impl<'a> Search<'a> {
         if matches!(available, Availability::Forbidden) {
             return Err(Box::new(Refusal::origin_not_allowed(self.ask.host())));
         }
-        let foreign = matches!(available, Availability::Allowed);
         Ok(self.front.origins.fetch(Want {
             url: self.ask.url.clone(),
             key: self.ask.key.clone(),
             range: None,
-            reach: self.front.reach(&self.ask.url, foreign),
             credentials: self.ask.credentials.clone(),
             alone: self.alone,
             // A manifest may name its segments by the viewer's token.

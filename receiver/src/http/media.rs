@@ -2,7 +2,6 @@
 //! fetched from the origin; and only when neither can bring it is the player told so.
 
 use super::Front;
-use super::access::{Listing, is_channel_host};
 use super::ask::Ask;
 use super::body::Body;
 use super::errors::Refusal;
@@ -12,7 +11,7 @@ use super::pieces::{covers, send_pieces, worst_source};
 use super::{headers, manifest, send};
 use crate::library::{Availability, Source, Stored};
 use crate::origin::flight::{End, Fetched, Flight, Large, Refused};
-use crate::origin::upstream::{Head, Reach};
+use crate::origin::upstream::Head;
 use crate::origin::{Want, repair};
 use crate::served::Why;
 use http::Response;
@@ -21,7 +20,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use url::Url;
 
 /// No request waits longer than this: hls.js gives up after 10 s without a first byte.
 pub const HOLD_MAX: Duration = Duration::from_secs(8);
@@ -64,18 +62,17 @@ pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
     }
 }
 
-/// What to fetch for a request. `foreign`: of no channel.
-pub(super) fn want(front: &Front, ask: &Ask, why: Why, foreign: bool) -> Want {
+/// What to fetch for a request.
+pub(super) fn want(ask: &Ask, why: Why) -> Want {
     Want {
         url: ask.url.clone(),
         key: ask.key.clone(),
         range: ask.conditions.bounds(),
-        reach: front.reach(&ask.url, foreign),
         credentials: ask.credentials.clone(),
         alone: false,
         exact: false,
         why,
-        known: !foreign,
+        known: ask.channel.is_some(),
     }
 }
 
@@ -262,9 +259,8 @@ impl<'a> Hunt<'a> {
             None if self.front.memo.is_key(&self.ask.key) => Why::Key,
             None => Why::Fallback,
         };
-        let foreign = matches!(available, Availability::Allowed);
         let (alone, exact) = (self.alone, self.exact);
-        let want = Want { alone, exact, ..want(self.front, self.ask, why, foreign) };
+        let want = Want { alone, exact, ..want(self.ask, why) };
         self.attempts += 1;
         self.repairing = plan.is_some();
         self.flight = Some(match plan {
@@ -327,8 +323,10 @@ impl<'a> Hunt<'a> {
         if mine && !may_come {
             return Some(Got::Refused(refused));
         }
+        if mine {
+            self.refused = Some(refused);
+        }
         self.exact |= !mine;
-        self.refused = Some(refused);
         self.repair_done = true;
         self.not_before = Instant::now() + if mine { RETRY.1 } else { Duration::ZERO };
         None
@@ -363,14 +361,5 @@ pub(super) async fn ended(flight: Option<&Arc<Flight>>) -> End {
     match flight {
         Some(flight) => flight.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-impl Front {
-    /// Which addresses a fetch of this URL may end at.
-    pub(super) fn reach(&self, url: &Url, foreign: bool) -> Reach {
-        let listed = self.options.allow_origins.listing(url) == Some(Listing::ByName);
-        let named = !foreign || listed || is_channel_host(&self.multicast.channels(), url);
-        if named { Reach::Any } else { Reach::Public }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod flight;
 pub mod health;
+pub mod reach;
 pub mod repair;
 pub mod upstream;
 
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use upstream::{Answer, Head, Reach, Upstream};
+use upstream::{Answer, Head, Upstream};
 use url::Url;
 
 /// Downloads at a time; more wait.
@@ -80,8 +81,6 @@ pub struct Want {
     pub key: ResourceKey,
     /// Inclusive byte range; `None` = whole.
     pub range: Option<(u64, Option<u64>)>,
-    /// Which addresses it may end at.
-    pub reach: Reach,
     /// The viewer's.
     pub credentials: Credentials,
     /// Neither join a download nor let others join: an answer for one viewer only.
@@ -238,7 +237,7 @@ impl Origins {
             accept_gzip: manifest,
         };
         let asked = Instant::now();
-        let answer = self.upstream.open(upstream_url(&want.url), request, want.reach).await?;
+        let answer = self.upstream.open(upstream_url(&want.url), request).await?;
         self.health().answered(host(&want.url), Instant::now(), asked.elapsed());
         Ok(answer)
     }

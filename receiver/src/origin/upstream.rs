@@ -7,15 +7,6 @@ use mahp_common::ByteRange;
 use mahp_runtime::fetch::{FetchError, Fetcher, Opened, Request, Response};
 use url::Url;
 
-/// Which addresses a request may end at, after name resolution and redirects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reach {
-    /// Any: the operator or a session description named this host.
-    Any,
-    /// Public ones: never loopback, private or link-local addresses.
-    Public,
-}
-
 /// Headers of an answer with status 200, 203 or 206.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -48,39 +39,23 @@ pub struct Answer {
 /// Web servers.
 pub trait Upstream: Send + Sync + 'static {
     /// One GET up to the end of the headers.
-    fn open(
-        &self,
-        url: Url,
-        request: Request,
-        reach: Reach,
-    ) -> BoxFuture<'static, Result<Answer, FetchError>>;
+    fn open(&self, url: Url, request: Request) -> BoxFuture<'static, Result<Answer, FetchError>>;
 }
 
 /// The real ones.
 #[derive(Clone, Debug)]
-pub struct Web {
-    any: Fetcher,
-    public: Fetcher,
-}
+pub struct Web(Fetcher);
 
 impl Web {
-    /// `any` reaches everything, `public` only public addresses.
-    pub fn new(any: Fetcher, public: Fetcher) -> Web {
-        Web { any, public }
+    /// `fetcher`: guarded, since players choose URLs, and web servers where to redirect them.
+    pub fn new(fetcher: Fetcher) -> Web {
+        Web(fetcher)
     }
 }
 
 impl Upstream for Web {
-    fn open(
-        &self,
-        url: Url,
-        request: Request,
-        reach: Reach,
-    ) -> BoxFuture<'static, Result<Answer, FetchError>> {
-        let fetcher = match reach {
-            Reach::Any => self.any.clone(),
-            Reach::Public => self.public.clone(),
-        };
+    fn open(&self, url: Url, request: Request) -> BoxFuture<'static, Result<Answer, FetchError>> {
+        let fetcher = self.0.clone();
         Box::pin(async move {
             if request.accept_gzip {
                 return whole(&fetcher, &url, request).await;

@@ -7,13 +7,11 @@
 pub(crate) mod client;
 mod report;
 
-use crate::http::access::is_channel_host;
 use crate::hub::Hub;
 use crate::hub::recover::Wanted;
 use crate::library::Library as _;
 use crate::moq::Publishers;
 use crate::origin::flight::End;
-use crate::origin::upstream::Reach;
 use crate::origin::{Credentials, Origins, Want};
 use crate::served::{Served, Why};
 use client::Client;
@@ -301,8 +299,6 @@ impl Recovery {
             key: self.hub.key(&url),
             url: url.clone(),
             range,
-            // What nobody vouches for must not lead into a private network.
-            reach: if is_channel_host(&self.hub.channels(), &url) { Reach::Any } else { Reach::Public },
             credentials: Credentials::default(),
             alone: false,
             exact: false,

@@ -4,7 +4,6 @@ use super::{FetchError, MAX_REDIRECTS};
 use crate::guard::is_private;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
@@ -120,18 +119,26 @@ impl fmt::Display for PrivateHost {
 impl Error for PrivateHost {}
 
 /// Which hosts may be private.
-#[derive(Debug)]
 pub(super) struct Guard {
-    allow: HashSet<String>,
+    allow: Box<Allow>,
+}
+
+type Allow = dyn Fn(&str, IpAddr) -> bool + Send + Sync;
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
 }
 
 impl Guard {
-    pub(super) fn new(allow: impl IntoIterator<Item = String>) -> Guard {
-        Guard { allow: allow.into_iter().map(|host| normal(&host)).collect() }
+    pub(super) fn new(allow: impl Fn(&str, IpAddr) -> bool + Send + Sync + 'static) -> Guard {
+        Guard { allow: Box::new(allow) }
     }
 
-    fn allows(&self, host: &str) -> bool {
-        self.allow.contains(&normal(host))
+    /// Whether requests to `host` may end at this address of it.
+    fn admits(&self, host: &str, address: IpAddr) -> bool {
+        !is_private(address) || (self.allow)(&plain_host(host), address)
     }
 
     /// A literal private address in `url` that is not allowed. (Names are judged after resolution.)
@@ -142,12 +149,12 @@ impl Guard {
             Host::Domain(_) => return None,
         };
         let host = url.host_str()?.to_owned();
-        (is_private(address) && !self.allows(&host)).then_some(PrivateHost { host, address })
+        (!self.admits(&host, address)).then_some(PrivateHost { host, address })
     }
 }
 
-/// Lower case, without the brackets of an IPv6 literal and without the dot of a full name.
-fn normal(host: &str) -> String {
+/// A host as hosts are compared: lower case, without the brackets of an IPv6 literal and without the dot of a full name.
+pub fn plain_host(host: &str) -> String {
     let host = host.trim();
     let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     match inner.parse::<IpAddr>() {
@@ -164,10 +171,8 @@ impl Resolve for GuardedResolver {
         Box::pin(async move {
             let host = name.as_str();
             let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
-            if guard.allows(host) {
-                return Ok(Box::new(found.into_iter()) as Addrs);
-            }
-            let (refused, open): (Vec<_>, Vec<_>) = found.into_iter().partition(|a| is_private(a.ip()));
+            let (open, refused): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|a| guard.admits(host, a.ip()));
             match (open.is_empty(), refused.first()) {
                 (true, Some(private)) => {
                     Err(PrivateHost { host: host.to_owned(), address: private.ip() }.into())

@@ -10,7 +10,7 @@ mod client;
 #[cfg(test)]
 mod tests;
 
-pub use client::install_crypto;
+pub use client::{install_crypto, plain_host};
 
 use bytes::{Bytes, BytesMut};
 use client::Guard;
@@ -178,10 +178,13 @@ impl Fetcher {
         Fetcher { client: client::build(user_agent, client::tls(), None, Some(address)), guard: None }
     }
 
-    /// A fetcher for URLs that other people choose: it refuses hosts that are, or resolve to, addresses that
-    /// [`crate::guard::is_private`], also when a redirect leads there, unless `allow` lists the host (a name or an address, any
-    /// case). The addresses checked are the ones connected to, so a name cannot change its meaning in between.
-    pub fn guarded(user_agent: &str, allow: impl IntoIterator<Item = String>) -> Fetcher {
+    /// A fetcher for URLs that other people choose: it refuses addresses that [`crate::guard::is_private`], also when a name or a
+    /// redirect leads there, unless `allow` says of the host (as [`plain_host`] writes it) and that address of it that they may be
+    /// asked. The addresses checked are the ones connected to, so a name cannot change its meaning in between.
+    pub fn guarded(
+        user_agent: &str,
+        allow: impl Fn(&str, IpAddr) -> bool + Send + Sync + 'static,
+    ) -> Fetcher {
         let guard = Arc::new(Guard::new(allow));
         Fetcher {
             client: client::build(user_agent, client::tls(), Some(guard.clone()), None),

@@ -5,7 +5,7 @@ mod growing;
 mod ladder;
 mod manifests;
 mod ranges;
-mod rig;
+pub(crate) mod rig;
 mod web;
 mod window;
 mod wire;

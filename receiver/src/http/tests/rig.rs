@@ -3,7 +3,7 @@
 use crate::http::body::{Body, BoxFuture};
 use crate::http::{Ends, Front, Options};
 use crate::library::{Availability, Library, ManifestState, RepairPlan, ResourceKey, Source, Stored};
-use crate::origin::upstream::{Answer, Head, Incoming, Reach, Upstream};
+use crate::origin::upstream::{Answer, Head, Incoming, Upstream};
 use crate::served::Served;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
@@ -284,7 +284,6 @@ pub(crate) struct Asked {
     pub(crate) url: String,
     pub(crate) range: Option<(u64, Option<u64>)>,
     pub(crate) headers: HeaderMap,
-    pub(crate) reach: Reach,
 }
 
 /// Web servers that follow scripts: the next one of a URL at each request, the last one for ever. A script
@@ -308,15 +307,10 @@ impl FakeWeb {
 }
 
 impl Upstream for FakeWeb {
-    fn open(
-        &self,
-        url: Url,
-        request: fetch::Request,
-        reach: Reach,
-    ) -> BoxFuture<'static, Result<Answer, FetchError>> {
+    fn open(&self, url: Url, request: fetch::Request) -> BoxFuture<'static, Result<Answer, FetchError>> {
         let (at, headers) = (self.start.elapsed(), request.headers);
         let range = request.range;
-        self.asked.lock().unwrap().push(Asked { at, url: url.to_string(), range, headers, reach });
+        self.asked.lock().unwrap().push(Asked { at, url: url.to_string(), range, headers });
         let mut scripts = self.scripts.lock().unwrap();
         let bare = url.as_str().split('?').next().unwrap();
         let name = if scripts.contains_key(url.as_str()) { url.as_str() } else { bare };

@@ -3,6 +3,7 @@
 use super::rig::{FakeLibrary, bytes, channel};
 use crate::http::access::HostList;
 use crate::http::{Front, Options, server};
+use crate::origin::reach::Reach;
 use crate::origin::upstream::Web;
 use crate::served::Served;
 use bytes::Bytes;
@@ -20,8 +21,9 @@ const LEN: usize = 300_000;
 
 /// Answers by path, closes after each answer.
 async fn origin() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    // All of 127.0.0.0/8, so that there is a private address that nobody named.
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(answer(stream, address));
@@ -49,6 +51,10 @@ async fn answer(mut stream: TcpStream, own: SocketAddr) {
         }
         "/live/moved.ts" => {
             (format!("302 Found\r\nLocation: http://{own}/live/whole.ts\r\nContent-Length: 0\r\n"), b"")
+        }
+        "/live/inside.ts" => {
+            let inside = format!("http://127.0.0.2:{}/live/whole.ts", own.port());
+            (format!("302 Found\r\nLocation: {inside}\r\nContent-Length: 0\r\n"), b"")
         }
         "/live/round.ts" => ("302 Found\r\nLocation: /live/round.ts\r\nContent-Length: 0\r\n".into(), b""),
         "/live/gone.ts" => ("410 Gone\r\nContent-Length: 0\r\n".into(), b""),
@@ -83,8 +89,9 @@ impl Stage {
         library.state.lock().unwrap().allowed.push("localhost".into());
         library.state.lock().unwrap().budget = Some(std::time::Duration::from_millis(800));
         let options = Options { allow_origins: HostList::new(allow).unwrap(), ..Options::default() };
-        let web =
-            Web::new(Fetcher::new("mahp-test"), Fetcher::guarded("mahp-test", options.allow_origins.names()));
+        let reach =
+            Reach { listed: options.allow_origins.clone(), library: library.clone(), sender_is_here: true };
+        let web = Web::new(Fetcher::guarded("mahp-test", move |host, address| reach.allows(host, address)));
         let served = Arc::new(Served::default());
         let front = Front::new(library.clone(), Arc::new(web), served, clock, options, None);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -137,4 +144,15 @@ async fn private_addresses_need_a_name_in_the_list() {
     assert!(stage.get(&target(&stage), None).await.unwrap_err().contains("403"));
     let stage = Stage::new(&["localhost"]).await;
     assert_eq!(stage.get(&target(&stage), None).await, Ok((200, bytes(LEN))));
+}
+
+#[tokio::test]
+async fn no_redirect_leads_into_a_private_network() {
+    let stage = Stage::new(&["localhost"]).await;
+    let by_name = format!("/http/localhost:{}/live/inside.ts", stage.origin.port());
+    for path in ["/live/news/inside.ts", &by_name] {
+        assert!(stage.get(path, None).await.unwrap_err().contains("403"), "{path}");
+    }
+    let stage = Stage::new(&["127.0.0.2"]).await;
+    assert_eq!(stage.get("/live/news/inside.ts", None).await, Ok((200, bytes(LEN))));
 }

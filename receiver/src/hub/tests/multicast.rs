@@ -292,7 +292,7 @@ async fn what_the_stream_lost_comes_from_a_repair_server_before_anybody_waits() 
     news.repair_servers = vec![mahp_common::catalog::RepairServer { url: base.to_string(), weight: 1 }];
     news.report_url = Some(base.join("report").unwrap().to_string());
     rig.hub.describe(rig.session, rig.description.clone(), Some(rig.key.verifying_key()));
-    let web = Web::new(Fetcher::new("test"), Fetcher::guarded("test", []));
+    let web = Web::new(Fetcher::guarded("test", |_, _| false));
     let served = rig.hub.served.clone();
     let via = http::HeaderValue::from_static("1.1 test");
     let origins = Origins::new(Arc::new(web), rig.hub.clone(), served.clone(), Bounds::default(), via);
