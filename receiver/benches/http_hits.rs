@@ -221,7 +221,7 @@ fn serve() -> Outcome<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let clock = Clock::new();
         let library = Arc::new(Shelf::new(clock));
-        let web = Arc::new(Web::new(Fetcher::new("bench"), Fetcher::new("bench")));
+        let web = Arc::new(Web::new(Fetcher::new("bench")));
         let front = Front::new(library, web, Arc::new(Served::default()), clock, Options::default(), None);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
@@ -250,7 +250,8 @@ impl Shelf {
                 ..ObjectMeta::default()
             };
             let payload = Payload::from_chunks(body.chunks(BLOCK).map(|c| body.slice_ref(c)));
-            let stored = Stored { meta, payload, source: Source::Multicast, stored_at: clock.now() };
+            let stored =
+                Stored { meta, payload, source: Source::Multicast, stored_at: clock.now(), good_until: None };
             (ResourceKey(url.into()), Arc::new(stored))
         };
         let channel = Channel {
@@ -302,9 +303,13 @@ impl Library for Shelf {
         None
     }
     fn feed(&self, _: &RepairPlan, _: u64, _: &[u8]) {}
-    fn put(&self, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {
+    fn lasts(&self, _: &Url) -> bool {
+        true
+    }
+
+    fn put(&self, meta: ObjectMeta, body: Bytes, _: Duration) -> Arc<Stored> {
         let stored_at = mahp_common::Time::ZERO;
-        Arc::new(Stored { meta, payload: body.into(), source: Source::Unicast, stored_at })
+        Arc::new(Stored { meta, payload: body.into(), source: Source::Unicast, stored_at, good_until: None })
     }
     fn teach_playlist(&self, _: &[Url], _: &[Url]) {}
     fn unheard_sessions(&self) -> bool {

@@ -11,6 +11,7 @@ pub mod description;
 pub mod doctor;
 pub mod expect;
 pub mod flow;
+pub mod freshness;
 pub mod histogram;
 pub mod http;
 pub mod hub;

@@ -45,6 +45,8 @@ pub struct Stored {
     pub source: Source,
     /// When it was verified.
     pub stored_at: Time,
+    /// What may change at the origin is to be asked for again from then on ([`crate::freshness`]). `None`: it never changes.
+    pub good_until: Option<Time>,
 }
 
 /// The first step of the ladder (DESIGN section 5).
@@ -52,6 +54,8 @@ pub struct Stored {
 pub enum Availability {
     /// Complete: pieces that cover the asked range (or the whole resource) in order, first to last byte.
     Here(Vec<Arc<Stored>>),
+    /// As [`Availability::Here`], but the origin may have something else by now. To be served if it does not answer.
+    Stale(Vec<Arc<Stored>>),
     /// Under assembly.
     Coming {
         /// When it should be complete at the present rate, repair symbols included.
@@ -113,8 +117,11 @@ pub trait Library: Send + Sync + 'static {
     fn repair_plan(&self, url: &Url, range: Option<(u64, Option<u64>)>) -> Option<RepairPlan>;
     /// Bytes fetched for a repair plan enter the same decoder (and are counted as repaired).
     fn feed(&self, plan: &RepairPlan, offset: u64, bytes: &[u8]);
-    /// A whole object fetched by unicast: store it and stop collecting it.
-    fn put(&self, meta: ObjectMeta, body: Bytes) -> Arc<Stored>;
+    /// Whether these bytes never change: a segment or initialization segment of a rendition.
+    fn lasts(&self, url: &Url) -> bool;
+    /// A whole object fetched by unicast: store it and stop collecting it. `good_for`: how long its origin vouches for it, if it
+    /// may change.
+    fn put(&self, meta: ObjectMeta, body: Bytes, good_for: Duration) -> Arc<Stored>;
     /// URLs that a served playlist names, segments in order, oldest first: teaches which rendition they belong to and what was
     /// missed.
     fn teach_playlist(&self, inits: &[Url], segments: &[Url]);

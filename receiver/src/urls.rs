@@ -3,7 +3,7 @@
 
 use crate::library::ResourceKey;
 use mahp_common::catalog::Channel;
-use mahp_common::manifest::url::cache_key;
+use mahp_common::manifest::url::{cache_key, viewer_key};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -102,8 +102,18 @@ impl UrlIndex {
         self.order.retain(|k| learned.contains_key(k));
     }
 
-    /// The cache key of a URL, with the token parameters of the channel whose prefix it is under.
+    /// The cache key of a URL. Of a channel's: without tokens, those of the channel whose prefix it is under included. Of others:
+    /// with them, since an origin may make of them what it likes, and decide by them who gets what.
     pub fn key(&self, url: &Url) -> ResourceKey {
+        let key = self.described_key(url);
+        let is_known = self.prefix_of(url).is_some()
+            || self.learned.contains_key(&key)
+            || self.patterns.iter().any(|p| glob(&p.pattern, &key.0));
+        if is_known { key } else { ResourceKey(viewer_key(url).into()) }
+    }
+
+    /// The cache key of what an FDT Instance or a channel's playlist names, wherever it is.
+    pub fn described_key(&self, url: &Url) -> ResourceKey {
         let tokens = self.prefix_of(url).map_or(&[][..], |c| &c.token_parameters[..]);
         ResourceKey(cache_key(url, tokens).into())
     }
@@ -253,6 +263,18 @@ mod tests {
         assert_eq!(owner(&i, odd.as_str()).as_deref(), Some("news/high"));
         i.set_channels(&[]);
         assert_eq!(owner(&i, odd.as_str()), None);
+    }
+
+    #[test]
+    fn tokens_count_where_nobody_knows_what_they_mean() {
+        let mut i = index();
+        let key = |i: &UrlIndex, s: &str| i.key(&url(s)).0.to_string();
+        let ours = "https://cdn.example/live/low/seg-1.ts";
+        assert_eq!(key(&i, &format!("{ours}?token=a&session=b&CMCD=c")), ours);
+        let foreign = "https://other.example/x?token=a";
+        assert_eq!(key(&i, &format!("{foreign}&CMCD=c&_HLS_msn=3")), foreign);
+        i.learn(&i.described_key(&url(foreign)), &RenditionKey::new("news", "high"));
+        assert_eq!(key(&i, foreign), "https://other.example/x");
     }
 
     #[test]

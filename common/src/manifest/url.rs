@@ -16,30 +16,32 @@ pub trait UrlMap {
     fn to_local(&self, origin: &Url) -> Option<String>;
 }
 
-/// Query parameters that identify a viewer or a request, never content.
-pub const TOKEN_PARAMETERS: &[&str] = &[
-    "hdnts",
-    "hdnea",
-    "token",
-    "Policy",
-    "Signature",
-    "Key-Pair-Id",
-    "CMCD",
-    "_HLS_msn",
-    "_HLS_part",
-    "_HLS_skip",
-];
+/// Query parameters that identify a viewer, never content.
+pub const TOKEN_PARAMETERS: &[&str] = &["hdnts", "hdnea", "token", "Policy", "Signature", "Key-Pair-Id"];
+
+/// Query parameters of a player's request: what it tells a proxy (CTA-5004), or asks of a playlist's server (RFC 8216, 2nd
+/// edition, section 6.2.5).
+pub const REQUEST_PARAMETERS: &[&str] = &["CMCD", "_HLS_msn", "_HLS_part", "_HLS_skip"];
 
 /// The cache key of a URL: scheme and host in lower case, default port dropped, fragment dropped, query without the
-/// parameters in `drop_parameters` (names compared ASCII-case-insensitively; built-in list: [`TOKEN_PARAMETERS`]).
-/// Percent-encoding is normalised by the URL Standard only; parameter order is kept.
+/// parameters in `drop_parameters` (names compared ASCII-case-insensitively; built-in lists: [`TOKEN_PARAMETERS`] and
+/// [`REQUEST_PARAMETERS`]). Percent-encoding is normalised by the URL Standard only; parameter order is kept.
 pub fn cache_key(url: &Url, drop_parameters: &[String]) -> String {
+    without(url, |name| is_token(name, drop_parameters))
+}
+
+/// The same with tokens kept: the key of what nobody vouches to be the same for every viewer.
+pub fn viewer_key(url: &Url) -> String {
+    without(url, |name| lists(REQUEST_PARAMETERS, name))
+}
+
+fn without(url: &Url, drops: impl Fn(&str) -> bool) -> String {
     let Some(query) = url.query() else {
         return url[..Position::AfterPath].to_owned();
     };
     let dropped = |parameter: &&str| {
         let name = form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name);
-        name.is_some_and(|name| is_token(&name, drop_parameters))
+        name.is_some_and(|name| drops(&name))
     };
     let mut key = url[..Position::AfterPath].to_owned();
     let mut separator = '?';
@@ -51,10 +53,16 @@ pub fn cache_key(url: &Url, drop_parameters: &[String]) -> String {
     key
 }
 
-/// Whether a parameter of this name differs from viewer to viewer: it is one of [`TOKEN_PARAMETERS`] or of `more`.
+/// Whether a parameter of this name differs from viewer to viewer or from request to request: it is one of [`TOKEN_PARAMETERS`],
+/// of [`REQUEST_PARAMETERS`] or of `more`.
 pub fn is_token(name: &str, more: &[String]) -> bool {
-    TOKEN_PARAMETERS.iter().any(|t| t.eq_ignore_ascii_case(name))
+    lists(TOKEN_PARAMETERS, name)
+        || lists(REQUEST_PARAMETERS, name)
         || more.iter().any(|m| m.eq_ignore_ascii_case(name))
+}
+
+fn lists(list: &[&str], name: &str) -> bool {
+    list.iter().any(|t| t.eq_ignore_ascii_case(name))
 }
 
 /// What to put in place of `reference` (as written in a manifest whose base is `base`, served by us at `served_path`) so

@@ -25,6 +25,8 @@ pub struct Ask {
     pub served_path: String,
     /// The channel it belongs to.
     pub channel: Option<Arc<Channel>>,
+    /// The bytes under this URL never change.
+    pub lasts: bool,
     /// How long the player can do without it, where it says so.
     pub player_deadline: Option<Duration>,
     /// The version of a low-latency playlist that is waited for.

@@ -2,6 +2,7 @@
 
 use super::body::Body;
 use super::range::{RangeSpec, Selection};
+use crate::freshness::{has, seconds};
 use crate::library::{Source, Stored};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -242,14 +243,13 @@ const LIFETIME_MIN: u64 = 10;
 /// Cache-Control of a media object of this age. `max-age` counts from the beginning of the object's life, as `Age` does.
 pub fn media_cache_control(origin: Option<&str>, age: u64) -> HeaderValue {
     let origin = origin.unwrap_or_default().to_ascii_lowercase();
-    let has = |word: &str| origin.split(',').any(|d| d.trim().split('=').next() == Some(word));
-    if has("no-store") || has("private") {
+    if has(&origin, "no-store") || has(&origin, "private") {
         return HeaderValue::from_static("no-store");
     }
-    if has("no-cache") {
+    if has(&origin, "no-cache") {
         return HeaderValue::from_static("no-cache");
     }
-    let lifetime = directive_secs(&origin, "s-maxage").or_else(|| directive_secs(&origin, "max-age"));
+    let lifetime = seconds(&origin, "s-maxage").or_else(|| seconds(&origin, "max-age"));
     let lifetime = lifetime.unwrap_or(LIFETIME_DEFAULT).max(age + LIFETIME_MIN);
     HeaderValue::try_from(format!("public, max-age={lifetime}, immutable"))
         .unwrap_or(HeaderValue::from_static("no-cache"))
@@ -270,11 +270,13 @@ pub fn may_store(headers: &HeaderMap) -> bool {
     !headers.get_all(header::CACHE_CONTROL).iter().any(forbids)
 }
 
-fn directive_secs(cache_control: &str, name: &str) -> Option<u64> {
-    cache_control.split(',').find_map(|d| {
-        let (key, value) = d.trim().split_once('=')?;
-        (key.trim() == name).then(|| value.trim().trim_matches('"').parse().ok())?
-    })
+/// Cache-Control of what may change at the origin, of this age: good for so long from now on.
+pub fn passing_cache_control(age: u64, good_for: Duration) -> HeaderValue {
+    match good_for.as_secs() {
+        0 => HeaderValue::from_static("no-cache"),
+        secs => HeaderValue::try_from(format!("public, max-age={}", age + secs))
+            .unwrap_or(HeaderValue::from_static("no-cache")),
+    }
 }
 
 /// `Cache-Status` of an object that is in the store.
@@ -295,6 +297,11 @@ pub fn miss(stored: bool) -> HeaderValue {
     })
 }
 
+/// `Cache-Status` of what the origin might have replaced, but did not answer.
+pub fn stale() -> HeaderValue {
+    HeaderValue::from_static("mahp; fwd=stale; detail=unicast")
+}
+
 /// The entity of stored objects: `one` of them for the headers, `complete` length of the resource.
 pub fn stored_entity(one: &Stored, complete: Option<u64>, now: Time, cache_status: HeaderValue) -> Entity {
     let age = now.since(one.stored_at).max(Duration::ZERO).as_secs();
@@ -302,7 +309,10 @@ pub fn stored_entity(one: &Stored, complete: Option<u64>, now: Time, cache_statu
         content_type: content_type(&one.meta),
         etag: etag_of(&one.meta),
         last_modified: one.meta.last_modified.as_deref().and_then(|v| HeaderValue::from_str(v).ok()),
-        cache_control: media_cache_control(one.meta.cache_control.as_deref(), age),
+        cache_control: match one.good_until {
+            None => media_cache_control(one.meta.cache_control.as_deref(), age),
+            Some(until) => passing_cache_control(age, until.since(now)),
+        },
         age: Some(age),
         cache_status,
         complete,

@@ -7,6 +7,7 @@ use super::errors::Refusal;
 use super::headers::{self, Decision};
 use super::media;
 use super::send::{have, origin_entity, send_stream};
+use crate::freshness::lifetime;
 use crate::library::Source;
 use crate::origin::flight::Large;
 use crate::origin::upstream::{Answer, Head};
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use mahp_common::{ByteRange, Digest, ObjectMeta};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Blocks of a range that are stored as they pass.
 const BLOCK: usize = 1 << 20;
@@ -77,6 +79,7 @@ struct Tee {
     range: ByteRange,
     block: Vec<u8>,
     blocks: usize,
+    good_for: Duration,
 }
 
 impl Tee {
@@ -86,7 +89,8 @@ impl Tee {
             return None;
         }
         let want = media::want(ask, Why::Fallback);
-        Some(Tee { front: front.clone(), meta: meta(&want, head), range, block: Vec::new(), blocks: 0 })
+        let (meta, good_for) = (meta(&want, head), lifetime(&head.headers));
+        Some(Tee { front: front.clone(), meta, range, block: Vec::new(), blocks: 0, good_for })
     }
 
     fn add(&mut self, mut piece: &[u8]) {
@@ -110,6 +114,6 @@ impl Tee {
         meta.digest = Some(Digest::of(&bytes));
         self.range.first += len;
         self.blocks += 1;
-        self.front.multicast.put(meta, bytes);
+        self.front.multicast.put(meta, bytes, self.good_for);
     }
 }

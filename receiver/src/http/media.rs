@@ -37,6 +37,8 @@ const REPAIR_GRACE: Duration = Duration::from_millis(500);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// Attempts at an origin of no channel: nothing else can bring it.
 const FOREIGN_ATTEMPTS: u32 = 3;
+/// An origin that might have replaced what is here gets this long to say so.
+const STALE_PATIENCE: Duration = Duration::from_secs(2);
 /// Size of a segment of which nothing is known.
 const SIZE_DEFAULT: u64 = 2 << 20;
 
@@ -111,6 +113,8 @@ struct Hunt<'a> {
     exact: bool,
     alone: bool,
     waited: bool,
+    /// What the origin may have replaced by now.
+    stale: Option<Vec<Arc<Stored>>>,
     refused: Option<Arc<Refused>>,
     failure: Option<Arc<str>>,
 }
@@ -135,6 +139,7 @@ impl<'a> Hunt<'a> {
             exact: false,
             alone: false,
             waited: false,
+            stale: None,
             refused: None,
             failure: None,
         }
@@ -155,23 +160,33 @@ impl<'a> Hunt<'a> {
             let now = Instant::now();
             let available = self.front.multicast.demand(&self.ask.url, self.range);
             match &available {
-                Availability::Here(pieces) if covers(pieces, self.range) => {
+                Availability::Here(pieces) | Availability::Stale(pieces) if covers(pieces, self.range) => {
                     let same = pieces.iter().all(|p| self.ask.conditions.if_range_names(&p.meta));
-                    if same || self.range.is_none() {
+                    if !same && self.range.is_some() {
+                        // What the client has a part of is another version: it gets the whole of this one.
+                        self.range = None;
+                        continue;
+                    }
+                    if matches!(available, Availability::Here(_)) {
                         return Got::Pieces(pieces.clone(), self.how(pieces));
                     }
-                    // What the client has a part of is another version: it gets the whole of this one.
-                    self.range = None;
-                    continue;
+                    self.stale = Some(pieces.clone());
                 }
                 Availability::Forbidden => {
                     return Got::Nothing(Refusal::origin_not_allowed(self.ask.host()));
                 }
                 Availability::Coming { .. } | Availability::Expected { .. } => self.waited = true,
-                Availability::Here(_) | Availability::NotComing | Availability::Allowed => {}
+                Availability::Here(_)
+                | Availability::Stale(_)
+                | Availability::NotComing
+                | Availability::Allowed => {}
             }
             if let Some(first) = growing::begun(self.front, self.ask) {
                 return Got::Growing(first);
+            }
+            if self.stale.is_some() {
+                let patience = if self.front.options.unicast { STALE_PATIENCE } else { Duration::ZERO };
+                self.deadline = self.deadline.min(self.start + patience);
             }
             if now >= self.deadline {
                 return self.time_is_up();
@@ -299,6 +314,7 @@ impl<'a> Hunt<'a> {
             }
             End::Refused(refused) => return self.was_refused(refused, flight, may_come),
             End::Walled(why, host) => return Some(Got::Nothing(Refusal::origin_private(&why, &host))),
+            End::Failed(_) if self.stale.is_some() => return Some(self.time_is_up()),
             End::Failed(why) => {
                 self.failure = Some(why);
                 self.repair_done = true;
@@ -333,6 +349,9 @@ impl<'a> Hunt<'a> {
     }
 
     fn time_is_up(&mut self) -> Got {
+        if let Some(pieces) = self.stale.take() {
+            return Got::Pieces(pieces, headers::stale());
+        }
         if let Some(flight) = self.flight.take().filter(|_| !self.repairing)
             && let Some(head) = flight.readable()
         {

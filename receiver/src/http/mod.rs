@@ -266,6 +266,7 @@ impl Front {
         let ask = Ask {
             key: self.multicast.key(&url),
             channel: self.multicast.channel_of(&url),
+            lasts: self.multicast.lasts(&url),
             reload: Reload::of(&url),
             conditions: Conditions::of(&parts.headers),
             credentials: Credentials::of(&parts.headers),

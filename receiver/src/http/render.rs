@@ -317,7 +317,10 @@ fn listing(available: &Availability, now: Time) -> Listing {
         Availability::Coming { expected_by, .. } if *expected_by <= now + SOON => Listing::Here,
         Availability::Coming { expected_by, .. } if *expected_by >= now + STALLED / 2 => Listing::Absent,
         Availability::Coming { .. } | Availability::Expected { .. } => Listing::Coming,
-        Availability::NotComing | Availability::Allowed | Availability::Forbidden => Listing::Absent,
+        Availability::Stale(_)
+        | Availability::NotComing
+        | Availability::Allowed
+        | Availability::Forbidden => Listing::Absent,
     }
 }
 

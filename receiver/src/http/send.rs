@@ -5,6 +5,7 @@ use super::ask::Ask;
 use super::body::Body;
 use super::errors::Refusal;
 use super::headers::{self, Decision, Entity};
+use crate::freshness::lifetime;
 use crate::library::Source;
 use crate::origin::flight::Refused;
 use crate::origin::upstream::Head;
@@ -26,10 +27,10 @@ pub(super) fn origin_entity(ask: &Ask, head: &Head) -> Entity {
             .unwrap_or_else(|| HeaderValue::from_static(headers::type_by_extension(ask.url.as_str()))),
         etag: value(header::ETAG).filter(|v| v.to_str().is_ok_and(headers::is_strong)),
         last_modified: value(header::LAST_MODIFIED),
-        cache_control: if headers::may_store(&head.headers) {
-            headers::media_cache_control(cache_control, 0)
-        } else {
-            HeaderValue::from_static("private, no-cache")
+        cache_control: match headers::may_store(&head.headers) {
+            true if ask.lasts => headers::media_cache_control(cache_control, 0),
+            true => headers::passing_cache_control(0, lifetime(&head.headers)),
+            false => HeaderValue::from_static("private, no-cache"),
         },
         age: Some(0),
         cache_status: headers::miss(false),

@@ -51,7 +51,12 @@ impl Library for Hub {
                 state.want(now, owner);
             }
             if let Some(pieces) = state.store.lookup(&key, range) {
-                return Availability::Here(pieces);
+                let is_old = |piece: &Arc<Stored>| piece.good_until.is_some_and(|until| until <= now);
+                return if pieces.iter().any(is_old) {
+                    Availability::Stale(pieces)
+                } else {
+                    Availability::Here(pieces)
+                };
             }
             if state.disk.as_mut().is_some_and(|d| d.request(&key, range)) {
                 return Availability::Coming { expected_by: now + DISK_TIME, progress: 1.0 };
@@ -105,7 +110,8 @@ impl Library for Hub {
     fn feed(&self, plan: &RepairPlan, offset: u64, bytes: &[u8]) {
         let state = self.state();
         let Ok(url) = Url::parse(&plan.meta.url) else { return };
-        let flights = state.flights.get(&state.urls.key(&url)).map(Vec::as_slice).unwrap_or_default();
+        let flights =
+            state.flights.get(&state.urls.described_key(&url)).map(Vec::as_slice).unwrap_or_default();
         let bytes = Bytes::copy_from_slice(bytes);
         for flight in flights.iter().filter(|f| is_same(&f.meta, &plan.meta) || f.meta == plan.meta) {
             if let Some(flow) = state.renditions.get(&flight.rendition).and_then(|e| e.flow.as_ref()) {
@@ -119,8 +125,13 @@ impl Library for Hub {
         }
     }
 
-    fn put(&self, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {
-        let stored = self.with(|state, now| state.put(now, meta, body));
+    fn lasts(&self, url: &Url) -> bool {
+        let state = self.state();
+        state.urls.owner(url, &state.urls.key(url)).is_some_and(|o| o.rendition.is_some())
+    }
+
+    fn put(&self, meta: ObjectMeta, body: Bytes, good_for: Duration) -> Arc<Stored> {
+        let stored = self.with(|state, now| state.put(now, meta, body, good_for));
         self.changed();
         stored
     }
@@ -291,12 +302,15 @@ impl State {
         !outdated && (!changes || now - info.heard_at <= lifetime)
     }
 
-    fn put(&mut self, now: Time, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {
+    fn put(&mut self, now: Time, meta: ObjectMeta, body: Bytes, good_for: Duration) -> Arc<Stored> {
+        let url = Url::parse(&meta.url).ok();
+        let key = url.as_ref().map(|url| self.urls.key(url));
+        let owner = url.as_ref().zip(key.as_ref()).and_then(|(url, key)| self.urls.owner(url, key));
+        let rendition = owner.and_then(|o| o.rendition);
+        let good_until = rendition.is_none().then(|| now + good_for);
         let payload = Payload::from(body);
-        let stored = Arc::new(Stored { meta, payload, source: Source::Unicast, stored_at: now });
-        let Ok(url) = Url::parse(&stored.meta.url) else { return stored };
-        let key = self.urls.key(&url);
-        let rendition = self.urls.owner(&url, &key).and_then(|o| o.rendition);
+        let stored = Arc::new(Stored { meta, payload, source: Source::Unicast, stored_at: now, good_until });
+        let Some(key) = key else { return stored };
         if self.contradicts(&key, &stored) {
             // This viewer's origin sends something else than everybody gets (an advertisement): his alone.
             return stored;

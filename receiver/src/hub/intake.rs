@@ -104,7 +104,7 @@ impl State {
         if newest {
             entry.expect(now, &meta);
         }
-        let resource = self.urls.key(&url);
+        let resource = self.urls.described_key(&url);
         self.urls.learn(&resource, key);
         let last_byte = meta.range.map(|r| r.last);
         match meta.is_past() {
@@ -150,7 +150,7 @@ impl State {
     ) {
         let Some(entry) = self.renditions.get_mut(key) else { return };
         let Some(url) = object_url(entry, &meta.url) else { return };
-        let resource = self.urls.key(&url);
+        let resource = self.urls.described_key(&url);
         let source = if how.fetched > 0 { Source::Repaired } else { Source::Multicast };
         if meta.kind == ObjectKind::Media && how.heard_from_start {
             entry.hearing.completed(how.first_symbol, &resource);
@@ -168,7 +168,7 @@ impl State {
             self.recipe(now, key, resource, &meta, &payload);
             return;
         }
-        let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
+        let stored = Arc::new(Stored { meta, payload, source, stored_at: now, good_until: None });
         let Some(entry) = self.renditions.get(key) else { return };
         let class = match stored.meta.is_past() {
             true => Class::Cached { rendition: Some(key.clone()) },
@@ -211,7 +211,7 @@ impl State {
         }
         let info = ManifestInfo { rendition: Some(key.clone()), toi: Some(toi), heard_at: now };
         self.manifests.insert(resource.clone(), info);
-        let stored = Arc::new(Stored { meta, payload, source, stored_at: now });
+        let stored = Arc::new(Stored { meta, payload, source, stored_at: now, good_until: None });
         self.keep(now, &resource, stored, Class::Cached { rendition: Some(key.clone()) });
     }
 
@@ -275,7 +275,8 @@ impl State {
         reason: DropReason,
     ) {
         let Some(entry) = self.renditions.get_mut(key) else { return };
-        let resource = meta.as_ref().and_then(|m| object_url(entry, &m.url)).map(|u| self.urls.key(&u));
+        let resource =
+            meta.as_ref().and_then(|m| object_url(entry, &m.url)).map(|u| self.urls.described_key(&u));
         let described = meta.is_some();
         if described {
             entry.stats.counts.objects.lost += 1;
@@ -334,7 +335,7 @@ impl State {
             }
         }
         for (inits, urls) in inits.iter().zip(lists) {
-            let keys: Vec<ResourceKey> = urls.iter().map(|u| self.urls.key(u)).collect();
+            let keys: Vec<ResourceKey> = urls.iter().map(|u| self.urls.described_key(u)).collect();
             // A media playlist travels with its segments; an MPD speaks of other renditions, which patterns and FDTs name.
             let owner = match (proves_sent, urls.last().zip(keys.last())) {
                 (true, _) => Some(key.clone()),
@@ -342,7 +343,7 @@ impl State {
                 (false, None) => None,
             };
             let Some(owner) = owner else { continue };
-            let inits: Vec<ResourceKey> = inits.iter().map(|u| self.urls.key(u)).collect();
+            let inits: Vec<ResourceKey> = inits.iter().map(|u| self.urls.described_key(u)).collect();
             for k in keys.iter().chain(&inits) {
                 self.urls.learn(k, &owner);
             }

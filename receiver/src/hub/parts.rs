@@ -59,7 +59,7 @@ impl State {
     fn pieces(&self, recipe: &Recipe) -> Option<(Payload, Source)> {
         let (mut chunks, mut source) = (Vec::new(), Source::Multicast);
         for piece in &recipe.pieces {
-            let key = self.urls.key(&Url::parse(&piece.url).ok()?);
+            let key = self.urls.described_key(&Url::parse(&piece.url).ok()?);
             let (payload, from) = self.bytes_of(&key, piece.range)?;
             chunks.extend_from_slice(payload.chunks());
             source = worse(source, from);
@@ -84,7 +84,12 @@ impl State {
             return;
         }
         let Some(class) = self.renditions.get(&rendition).map(|e| e.class(&rendition)) else { return };
-        self.keep(now, &resource, Arc::new(Stored { meta, payload, source, stored_at: now }), class);
+        self.keep(
+            now,
+            &resource,
+            Arc::new(Stored { meta, payload, source, stored_at: now, good_until: None }),
+            class,
+        );
     }
 }
 

@@ -239,7 +239,7 @@ impl Hub {
     fn look_for(&self, meta: &ObjectMeta) -> Place {
         let Ok(url) = Url::parse(&meta.url) else { return Place::Nowhere };
         let mut state = self.state();
-        let key = state.urls.key(&url);
+        let key = state.urls.described_key(&url);
         let range = meta.range.map(|r| (r.first, r.last));
         if let Some((payload, _)) = state.bytes_of(&key, range) {
             return Place::Memory(payload);

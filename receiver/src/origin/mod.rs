@@ -9,6 +9,7 @@ pub mod reach;
 pub mod repair;
 pub mod upstream;
 
+use crate::freshness::lifetime;
 use crate::http::headers::may_store;
 use crate::library::{Library, RepairPlan, ResourceKey};
 use crate::served::{Served, Why};
@@ -17,6 +18,7 @@ use flight::{End, EndGuard, Fetched, Flight, Large, Refused, Shared};
 use health::Health;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mahp_common::manifest::sniff;
+use mahp_common::manifest::url::REQUEST_PARAMETERS;
 use mahp_common::{ByteRange, ObjectKind, ObjectMeta, Payload, limits};
 use mahp_runtime::fetch::{FetchError, Request};
 use std::collections::HashMap;
@@ -281,7 +283,7 @@ impl Origins {
         }
         meta.length = body.len() as u64;
         meta.digest = Some(digest(body.clone().into()).await);
-        End::Stored(self.multicast.put(meta, body))
+        End::Stored(self.multicast.put(meta, body, lifetime(&head.headers)))
     }
 
     fn failure(&self, url: &Url, error: &FetchError) -> End {
@@ -367,10 +369,7 @@ pub fn meta(want: &Want, head: &Head) -> ObjectMeta {
 /// What is asked of the origin: without parameters that are for us (CMCD, blocking reloads, which would make it wait or send
 /// a delta).
 fn upstream_url(url: &Url) -> Url {
-    let ours = |pair: &&str| {
-        let name = pair.split('=').next().unwrap_or_default();
-        !matches!(name, "CMCD" | "_HLS_msn" | "_HLS_part" | "_HLS_skip")
-    };
+    let ours = |pair: &&str| !REQUEST_PARAMETERS.contains(&pair.split('=').next().unwrap_or_default());
     let mut out = url.clone();
     out.set_fragment(None);
     if let Some(query) = url.query() {

@@ -141,6 +141,7 @@ impl Job {
                             payload: Payload::from(bytes::Bytes::from(bytes)),
                             source,
                             stored_at: now,
+                            good_until: None,
                         })
                     });
                 Done::Read { piece, stored }
@@ -505,7 +506,7 @@ mod tests {
             ..ObjectMeta::default()
         };
         let payload = Payload::from(bytes::Bytes::from(body));
-        Arc::new(Stored { meta, payload, source: Source::Multicast, stored_at: Time::ZERO })
+        Arc::new(Stored { meta, payload, source: Source::Multicast, stored_at: Time::ZERO, good_until: None })
     }
 
     /// Runs all jobs; returns what was read.

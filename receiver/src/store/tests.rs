@@ -38,7 +38,13 @@ fn stored(body: Bytes, range: Option<ByteRange>, etag: &str, kind: ObjectKind) -
         etag: Some(etag.into()),
         ..ObjectMeta::default()
     };
-    Arc::new(Stored { meta, payload: Payload::from(body), source: Source::Multicast, stored_at: Time::ZERO })
+    Arc::new(Stored {
+        meta,
+        payload: Payload::from(body),
+        source: Source::Multicast,
+        stored_at: Time::ZERO,
+        good_until: None,
+    })
 }
 
 fn whole(len: usize, heap: &Arc<AtomicU64>) -> Arc<Stored> {

@@ -2,9 +2,11 @@
 
 use super::rig::{Rig, SEGMENT, Script, bytes};
 use crate::http::Options;
-use crate::library::{Availability, RepairPlan, Source};
+use crate::library::{Availability, RepairPlan, Source, Stored};
+use bytes::Bytes;
 use http::header::{self, HeaderName};
 use mahp_common::{Digest, ObjectMeta};
+use std::sync::Arc;
 use std::time::Duration;
 
 const PATH: &str = "/live/news/v/1.ts";
@@ -130,12 +132,67 @@ async fn not_coming_is_fetched_at_once_and_stored() {
     assert_eq!((second.body.ok(), rig.web.count()), (Some(body), 1));
 }
 
+/// What the store has of a resource that its origin may have replaced.
+fn stale(rig: &Rig, url: &str, body: &Bytes) {
+    let piece = Stored {
+        meta: ObjectMeta { url: url.into(), ..ObjectMeta::default() },
+        payload: body.clone().into(),
+        source: Source::Unicast,
+        stored_at: rig.at(0),
+        good_until: Some(rig.at(0)),
+    };
+    rig.multicast.forecast(url, Availability::Stale(vec![Arc::new(piece)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_replaced_is_asked_for_and_served_if_the_origin_does_not_answer() {
+    const LIST: &str = "https://cdn.example/live/assets.json";
+    const PATH: &str = "/live/news/assets.json";
+    let (old, new) = (bytes(10), bytes(20));
+    for (script, status, body, waited, told) in [
+        (Script::body(&new), 200, &new, 0, "mahp; fwd=miss; stored; detail=unicast"),
+        (Script::dead(), 200, &old, 0, "mahp; fwd=stale; detail=unicast"),
+        (Script::body(&new).after(5000), 200, &old, 2000, "mahp; fwd=stale; detail=unicast"),
+    ] {
+        let rig = Rig::new();
+        stale(&rig, LIST, &old);
+        rig.web.script(LIST, [script]);
+        let seen = rig.get(PATH).await;
+        assert_eq!((seen.status.as_u16(), ms(seen.waited)), (status, waited));
+        assert_eq!(seen.header("cache-status"), told);
+        assert_eq!(seen.body.as_ref().ok(), Some(body));
+        assert_eq!(rig.web.count(), 1);
+    }
+    let rig = Rig::new();
+    stale(&rig, LIST, &old);
+    assert_eq!(rig.get(PATH).await.status.as_u16(), 404, "the origin has it no more");
+    let rig = Rig::with(Options { unicast: false, ..Options::default() });
+    stale(&rig, LIST, &old);
+    let seen = rig.get(PATH).await;
+    assert_eq!((seen.waited, seen.body.ok()), (Duration::ZERO, Some(old)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_change_is_not_called_immutable() {
+    let rig = Rig::new();
+    for (name, says, told) in [
+        ("a.json", "max-age=9", "public, max-age=9"),
+        ("b.json", "no-cache", "no-cache"),
+        ("c.ts", "max-age=99", "public, max-age=99, immutable"),
+    ] {
+        let script = Script::body(&bytes(10)).header(header::CACHE_CONTROL, says);
+        rig.web.script(&format!("https://cdn.example/live/{name}"), [script]);
+        let seen = rig.get(&format!("/live/news/{name}")).await;
+        assert_eq!(seen.header("cache-control"), told, "{name}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hundred_viewers_are_one_request_to_the_origin() {
     let (rig, body) = (Rig::new(), bytes(50_000));
     rig.web.script(SEGMENT, [Script::body(&body).after(500)]);
     let mut viewers = tokio::task::JoinSet::new();
-    let rig = std::sync::Arc::new(rig);
+    let rig = Arc::new(rig);
     for i in 0..100 {
         let (rig, body) = (rig.clone(), body.clone());
         viewers.spawn(async move {
@@ -178,7 +235,7 @@ async fn multicast_wins_over_a_running_download() {
     assert!(rig.multicast.state.lock().unwrap().put.is_empty(), "the download went on");
 }
 
-fn plan(body: &bytes::Bytes, ranges: &[(u64, u64)]) -> RepairPlan {
+fn plan(body: &Bytes, ranges: &[(u64, u64)]) -> RepairPlan {
     let meta = ObjectMeta {
         url: SEGMENT.into(),
         length: body.len() as u64,
@@ -189,7 +246,7 @@ fn plan(body: &bytes::Bytes, ranges: &[(u64, u64)]) -> RepairPlan {
     RepairPlan { meta, ranges: ranges.to_vec() }
 }
 
-fn rig_with_losses(body: &bytes::Bytes, ranges: &[(u64, u64)]) -> Rig {
+fn rig_with_losses(body: &Bytes, ranges: &[(u64, u64)]) -> Rig {
     let rig = Rig::new();
     rig.multicast.forecast(SEGMENT, Availability::Coming { expected_by: rig.at(500), progress: 0.9 });
     let mut state = rig.multicast.state.lock().unwrap();
@@ -341,7 +398,7 @@ async fn a_download_that_breaks_after_the_headers_breaks_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failing_leader_does_not_poison_followers() {
-    let (rig, body) = (std::sync::Arc::new(Rig::new()), bytes(5000));
+    let (rig, body) = (Arc::new(Rig::new()), bytes(5000));
     rig.web.script(&format!("{SEGMENT}?token=old"), [Script::status(403).after(200)]);
     rig.web.script(&format!("{SEGMENT}?token=new"), [Script::body(&body).after(200)]);
     let leader = rig.clone();
@@ -356,7 +413,7 @@ async fn a_failing_leader_does_not_poison_followers() {
 #[tokio::test(start_paused = true)]
 async fn answers_for_one_viewer_are_neither_stored_nor_shared() {
     for (name, value) in [(header::SET_COOKIE, "s=1; Path=/"), (header::CACHE_CONTROL, "private")] {
-        let (rig, body) = (std::sync::Arc::new(Rig::new()), bytes(5000));
+        let (rig, body) = (Arc::new(Rig::new()), bytes(5000));
         rig.web.script(SEGMENT, [Script::body(&body).after(100).header(name.clone(), value)]);
         let other = rig.clone();
         let other = tokio::spawn(async move { other.get(PATH).await });
@@ -375,7 +432,7 @@ async fn answers_for_one_viewer_are_neither_stored_nor_shared() {
 
 #[tokio::test(start_paused = true)]
 async fn a_viewers_credentials_go_to_the_origin_and_to_no_other_viewer() {
-    let (rig, body) = (std::sync::Arc::new(Rig::new()), bytes(5000));
+    let (rig, body) = (Arc::new(Rig::new()), bytes(5000));
     rig.web.script(SEGMENT, [Script::body(&body).after(100)]);
     let headers = [(header::AUTHORIZATION, "Basic eA=="), (header::COOKIE, "a=b")];
     let other = rig.clone();

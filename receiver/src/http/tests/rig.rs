@@ -84,11 +84,21 @@ impl FakeLibrary {
     }
 
     pub(crate) fn store(&self, meta: ObjectMeta, body: Bytes, source: Source) -> Arc<Stored> {
+        self.store_until(meta, body, source, None)
+    }
+
+    fn store_until(
+        &self,
+        meta: ObjectMeta,
+        body: Bytes,
+        source: Source,
+        good_until: Option<Time>,
+    ) -> Arc<Stored> {
         let key = self.key(&Url::parse(&meta.url).unwrap());
         let digest = Some(Digest::of(&body));
         let meta = ObjectMeta { length: body.len() as u64, digest, ..meta };
         let payload = Payload::from_chunks(body.chunks(1000).map(|c| body.slice_ref(c)));
-        let stored = Arc::new(Stored { meta, payload, source, stored_at: self.clock.now() });
+        let stored = Arc::new(Stored { meta, payload, source, stored_at: self.clock.now(), good_until });
         let mut state = self.state.lock().unwrap();
         let pieces = state.store.entry(key).or_default();
         pieces.push(stored.clone());
@@ -112,6 +122,7 @@ impl FakeLibrary {
             payload: body.into(),
             source: Source::Multicast,
             stored_at: self.clock.now(),
+            good_until: None,
         });
         let base = Url::parse(url).unwrap();
         let key = self.key(&base);
@@ -198,9 +209,14 @@ impl Library for FakeLibrary {
             self.store(plan.meta.clone(), body, Source::Repaired);
         }
     }
-    fn put(&self, meta: ObjectMeta, body: Bytes) -> Arc<Stored> {
+    fn lasts(&self, url: &Url) -> bool {
+        self.channel_of(url).is_some() && url.path().ends_with(".ts")
+    }
+    fn put(&self, meta: ObjectMeta, body: Bytes, good_for: Duration) -> Arc<Stored> {
         self.state.lock().unwrap().put.push(meta.clone());
-        self.store(meta, body, Source::Unicast)
+        let lasts = self.lasts(&Url::parse(&meta.url).unwrap());
+        let good_until = (!lasts).then(|| self.clock.now() + good_for);
+        self.store_until(meta, body, Source::Unicast, good_until)
     }
     fn teach_playlist(&self, inits: &[Url], segments: &[Url]) {
         let texts = |urls: &[Url]| urls.iter().map(Url::to_string).collect();

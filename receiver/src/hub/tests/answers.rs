@@ -157,7 +157,7 @@ async fn unicast_fills_the_store_and_does_not_replace_what_multicast_brought() {
         digest: Some(Digest::of(body)),
         ..ObjectMeta::default()
     };
-    let put = rig.hub.put(meta(b"one"), Bytes::from_static(b"one"));
+    let put = rig.hub.put(meta(b"one"), Bytes::from_static(b"one"), Duration::ZERO);
     assert_eq!(put.source, Source::Unicast);
     assert!(matches!(rig.hub.demand(&segment(1), None), Availability::Here(_)));
     // As if multicast had brought it.
@@ -168,11 +168,24 @@ async fn unicast_fills_the_store_and_does_not_replace_what_multicast_brought() {
         let class = Class::Cached { rendition: None };
         state.keep(Time::ZERO, &key, Arc::new(heard), class);
     }
-    let other = rig.hub.put(meta(b"two"), Bytes::from_static(b"two"));
+    let other = rig.hub.put(meta(b"two"), Bytes::from_static(b"two"), Duration::ZERO);
     assert_eq!(other.payload.to_bytes(), "two", "this viewer gets his");
     let Availability::Here(pieces) = rig.hub.demand(&segment(1), None) else { panic!() };
     assert_eq!(pieces[0].payload.to_bytes(), "one", "the others theirs");
     assert_eq!(rig.hub.snapshot().totals.objects.unicast, 1);
+}
+
+#[tokio::test]
+async fn what_unicast_brought_is_good_for_as_long_as_its_origin_says() {
+    let rig = Rig::new(options());
+    let put = |url: &str, good_for: u64| {
+        let meta = ObjectMeta { url: url.into(), length: 3, ..ObjectMeta::default() };
+        rig.hub.put(meta, Bytes::from_static(b"one"), Duration::from_secs(good_for));
+        rig.hub.demand(&Url::parse(url).unwrap(), None)
+    };
+    assert!(matches!(put("http://o.example/news/assets.json", 60), Availability::Here(_)));
+    assert!(matches!(put("http://o.example/news/assets.json", 0), Availability::Stale(_)));
+    assert!(matches!(put(segment(1).as_str(), 0), Availability::Here(_)), "segments never change");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ async fn what_was_sent_before_the_join_is_no_loss() {
     assert_eq!(rig.until_here(&segment(1)).await.source, Source::Repaired);
     rig.until_here(&segment(2)).await;
     let meta = object(&segment(0), ObjectKind::Media, body(0)).meta;
-    rig.hub.put(meta, body(0).into());
+    rig.hub.put(meta, body(0).into(), Duration::ZERO);
     caster.send(media(3)).await;
     rig.until_here(&segment(3)).await;
     rig.hub.tick();
@@ -232,7 +232,7 @@ async fn a_carousel_is_not_collected_twice_and_again_after_eviction() {
     for n in 0..30 {
         let url = format!("http://allowed.example/{n}");
         let meta = ObjectMeta { url, length: SIZE as u64, ..ObjectMeta::default() };
-        rig.hub.put(meta, body(n).into());
+        rig.hub.put(meta, body(n).into(), Duration::ZERO);
     }
     assert!(!matches!(rig.hub.demand(&segment(0), None), Availability::Here(_)));
     caster.send(media(0)).await;
