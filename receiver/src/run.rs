@@ -10,6 +10,7 @@ use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
 use crate::moq::{self, Copies, Publishers, Relay};
+use crate::origin::Bounds;
 use crate::origin::reach::Reach;
 use crate::origin::upstream::Web;
 use crate::page::Page;
@@ -142,6 +143,8 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
         rungs: config.rungs,
         low_latency: config.latency == Latency::Low,
         unicast: config.unicast,
+        bounds: Bounds::beside(config.memory),
+        lent: (config.memory / 4).max(8 << 20),
         ..http::Options::default()
     })
 }

@@ -1,6 +1,7 @@
 //! A request for a resource of an origin, with everything that decides about its answer.
 
 use super::headers::Conditions;
+use super::lent::Cut;
 use super::routes::Form;
 use crate::library::ResourceKey;
 use crate::origin::Credentials;
@@ -39,6 +40,8 @@ pub struct Ask {
     pub method: Method,
     /// All headers.
     pub headers: HeaderMap,
+    /// Breaks its connection off.
+    pub cut: Option<Cut>,
 }
 
 /// A blocking reload of a playlist (RFC 8216, 2nd edition, section 6.2.5.2): not before this is listed.

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use mahp_common::Payload;
+use std::any::Any;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 /// Why a body cannot be completed. The connection is broken: a short body that looks whole would be taken for media.
@@ -26,6 +28,10 @@ pub trait Meter: Send + Sync {
 pub struct Body {
     kind: Kind,
     meter: Option<Arc<dyn Meter>>,
+    /// Kept as long as the body is.
+    held: Option<Box<dyn Any + Send>>,
+    /// Set when the body cannot be completed.
+    broken: Option<Arc<AtomicBool>>,
 }
 
 enum Kind {
@@ -41,7 +47,11 @@ impl Body {
 
     /// Any other body (server-sent events).
     pub fn wrap(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Body {
-        Body { kind: Kind::Stream(Box::pin(body)), meter: None }
+        Body::of(Kind::Stream(Box::pin(body)))
+    }
+
+    fn of(kind: Kind) -> Body {
+        Body { kind, meter: None, held: None, broken: None }
     }
 
     /// Bytes that a function yields one piece at a time from a state it is handed back: `None` is the proper end, an error
@@ -57,9 +67,21 @@ impl Body {
 
     /// Leaves out the first `skip` bytes, and everything after the `take` that follow. A body that ends before is an error.
     pub fn clip(self, skip: u64, take: u64) -> Body {
-        let meter = self.meter.clone();
-        let inner = Body { kind: self.kind, meter: None };
-        Body { kind: Kind::Stream(Box::pin(Clip { inner, skip, left: take })), meter }
+        let Body { kind, meter, held, broken } = self;
+        let inner = Body::of(kind);
+        Body { kind: Kind::Stream(Box::pin(Clip { inner, skip, left: take })), meter, held, broken }
+    }
+
+    /// Keeps something until the body is dropped.
+    pub fn holding(mut self, thing: impl Any + Send) -> Body {
+        self.held = Some(Box::new(thing));
+        self
+    }
+
+    /// Sets `broken` when the body turns out not to be completed.
+    pub fn telling(mut self, broken: Arc<AtomicBool>) -> Body {
+        self.broken = Some(broken);
+        self
     }
 
     /// Counts what is handed to the connection.
@@ -72,7 +94,7 @@ impl Body {
 impl From<Payload> for Body {
     fn from(payload: Payload) -> Body {
         let pieces = payload.chunks().iter().cloned().collect();
-        Body { kind: Kind::Pieces { pieces, left: payload.len() }, meter: None }
+        Body::of(Kind::Pieces { pieces, left: payload.len() })
     }
 }
 
@@ -105,6 +127,9 @@ impl http_body::Body for Body {
         };
         if let (Some(meter), Poll::Ready(Some(Ok(frame)))) = (&self.meter, &polled) {
             meter.count(frame.data_ref().map_or(0, |d| d.len() as u64));
+        }
+        if let (Some(broken), Poll::Ready(Some(Err(_)))) = (&self.broken, &polled) {
+            broken.store(true, Ordering::Relaxed);
         }
         polled
     }

@@ -54,7 +54,9 @@ pub async fn serve(front: &Arc<Front>, ask: &Ask) -> Response<Body> {
             let entity = send::origin_entity(ask, &fetched.head);
             let have = (send::have(&fetched.head).0, Some(fetched.payload.len()));
             let payload = fetched.payload.clone();
-            send::send_stream(front, ask, Source::Unicast, entity, have, || Body::from(payload))
+            send::send_stream(front, ask, Source::Unicast, entity, have, || {
+                Body::from(payload).holding(fetched)
+            })
         }
         Got::Manifest(fetched) => manifest::serve_fetched(front, ask, fetched).await,
         Got::Growing(first) => send_growing(front, ask, &first),

@@ -12,6 +12,7 @@ pub mod errors;
 pub mod growing;
 pub mod headers;
 pub mod large;
+pub mod lent;
 pub mod manifest;
 pub mod media;
 pub mod memo;
@@ -39,6 +40,7 @@ use errors::Refusal;
 use headers::Conditions;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request};
+use lent::{Cut, Lent};
 use mahp_common::manifest::url::Allow;
 use mahp_runtime::clock::Clock;
 use memo::Memo;
@@ -81,6 +83,10 @@ pub struct Options {
     pub bounds: Bounds,
     /// Connections at a time; more wait in the listener's queue.
     pub connections: usize,
+    /// Connections of one other machine; more are closed.
+    pub connections_of_one: usize,
+    /// Bytes that left the store and may stay in memory for the answers that still have them.
+    pub lent: u64,
 }
 
 impl Default for Options {
@@ -94,6 +100,8 @@ impl Default for Options {
             unicast: true,
             bounds: Bounds::default(),
             connections: 1024,
+            connections_of_one: 256,
+            lent: 32 << 20,
         }
     }
 }
@@ -127,6 +135,7 @@ pub struct Front {
     extra: Option<Arc<dyn Extra>>,
     memo: Memo,
     allow: Allow,
+    lent: Arc<Lent>,
     via: HeaderValue,
 }
 
@@ -150,6 +159,7 @@ impl Front {
                 || listed.listing(url).is_some()
                 || access::is_channel_host(&known.channels(), url)
         });
+        let lent = Lent::new(options.lent);
         Arc::new(Front {
             multicast,
             origins,
@@ -159,6 +169,7 @@ impl Front {
             extra,
             memo: Memo::default(),
             allow,
+            lent,
             via,
         })
     }
@@ -272,6 +283,7 @@ impl Front {
             credentials: Credentials::of(&parts.headers),
             served_path: parts.uri.path().to_owned(),
             player_deadline: cmcd::deadline(&parts.headers, &url),
+            cut: parts.extensions.get::<Cut>().cloned(),
             method: parts.method,
             headers: parts.headers,
             form,

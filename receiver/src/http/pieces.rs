@@ -94,7 +94,11 @@ fn try_send(front: &Front, ask: &Ask, pieces: &[Arc<Stored>], status: HeaderValu
             Decision::Part(from, to) => Body::from(payload.slice(from - first, to - first)),
             _ => Body::from(payload),
         };
-        body.metered(front.meter(ask, worst_source(pieces)))
+        let body = body.metered(front.meter(ask, worst_source(pieces)));
+        match &ask.cut {
+            Some(cut) => body.holding(front.lent.lend(pieces, cut)),
+            None => body,
+        }
     }))
 }
 

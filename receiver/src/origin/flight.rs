@@ -1,6 +1,7 @@
 //! A download in progress: one filler, any number of readers. It is a task of its own, so that a reader who leaves takes
 //! nothing from the others, and it ends when the last reader leaves.
 
+use super::Memory;
 use super::upstream::{Answer, Head};
 use crate::http::body::{Body, BodyError};
 use crate::library::Stored;
@@ -40,6 +41,8 @@ pub struct Fetched {
     pub head: Head,
     /// Its bytes.
     pub payload: Payload,
+    /// Their share of the memory for downloads.
+    pub(super) _memory: Option<Arc<Memory>>,
 }
 
 /// An answer whose beginning was read.
@@ -66,6 +69,8 @@ struct Progress {
     head: Option<Arc<Head>>,
     pieces: Vec<Bytes>,
     end: Option<End>,
+    /// Readers may be slower than the download.
+    memory: Option<Arc<Memory>>,
 }
 
 /// What the filler writes and the readers read.
@@ -87,6 +92,10 @@ impl Shared {
     pub(super) fn push(&self, piece: Bytes) {
         self.lock().pieces.push(piece);
         self.version.send_replace(());
+    }
+
+    pub(super) fn hold(&self, memory: Arc<Memory>) {
+        self.lock().memory = Some(memory);
     }
 
     pub(super) fn pieces(&self) -> Vec<Bytes> {

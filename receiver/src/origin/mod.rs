@@ -49,9 +49,17 @@ pub struct Bounds {
     pub total: u64,
 }
 
+impl Bounds {
+    /// Beside a store of so many bytes.
+    pub fn beside(store: u64) -> Bounds {
+        let total = (store / 2).clamp(16 << 20, 64 << 20);
+        Bounds { whole_max: total.min(32 << 20), foreign_max: 4 << 20, total }
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { whole_max: 32 << 20, foreign_max: 4 << 20, total: 64 << 20 }
+        Bounds::beside(u64::MAX)
     }
 }
 
@@ -263,23 +271,34 @@ impl Origins {
             }
         }
         self.health().transferred(host(&want.url), Instant::now(), received, started.elapsed());
-        Ok(self.keep(want, answer.head, shared.pieces()).await)
+        let memory = Arc::new(memory);
+        shared.hold(memory.clone());
+        Ok(self.keep(want, answer.head, shared.pieces(), memory).await)
     }
 
     /// Decides what a whole body is, and stores it if it may be.
-    async fn keep(&self, want: &Want, head: Head, pieces: Vec<Bytes>) -> End {
+    async fn keep(&self, want: &Want, head: Head, pieces: Vec<Bytes>, memory: Arc<Memory>) -> End {
         let payload = Payload::from_chunks(pieces);
         let body = payload.to_bytes();
         if head.range.is_none() && sniff(&body).is_some() {
-            return End::Manifest(Arc::new(Fetched { head, payload: body.into() }));
+            // Kept for the next viewer, in another memory.
+            return End::Manifest(Arc::new(Fetched { head, payload: body.into(), _memory: None }));
         }
-        self.store(want, &head, meta(want, &head), body).await
+        self.store(want, &head, meta(want, &head), body, Some(memory)).await
     }
 
     /// Stores a whole body, unless it is for one viewer only.
-    async fn store(&self, want: &Want, head: &Head, mut meta: ObjectMeta, body: Bytes) -> End {
+    async fn store(
+        &self,
+        want: &Want,
+        head: &Head,
+        mut meta: ObjectMeta,
+        body: Bytes,
+        memory: Option<Arc<Memory>>,
+    ) -> End {
         if !is_shared(want, head) {
-            return End::Private(Arc::new(Fetched { head: head.clone(), payload: body.into() }));
+            let (head, payload) = (head.clone(), body.into());
+            return End::Private(Arc::new(Fetched { head, payload, _memory: memory }));
         }
         meta.length = body.len() as u64;
         meta.digest = Some(digest(body.clone().into()).await);
@@ -307,6 +326,7 @@ impl Origins {
 }
 
 /// A share of the memory for downloads, in KiB.
+#[derive(Debug)]
 struct Memory {
     pool: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,

@@ -113,7 +113,7 @@ async fn whole(
     }
     let mut meta = meta(want, &answer.head);
     meta.kind = plan.meta.kind;
-    Ok(origins.store(want, &answer.head, meta, body.freeze()).await)
+    Ok(origins.store(want, &answer.head, meta, body.freeze(), None).await)
 }
 
 #[cfg(test)]

@@ -72,6 +72,45 @@ async fn a_short_body_of_the_origin_breaks_the_connection() {
 }
 
 #[tokio::test]
+async fn a_broken_body_does_not_look_whole_to_a_client_of_http_1_0() {
+    let (rig, body) = (Rig::new(), bytes(40 << 20));
+    let breaks = |s: &mut super::rig::Sent| {
+        (s.piece, s.breaks_at, s.tells_length) = (1 << 20, Some(35 << 20), false);
+    };
+    rig.web.script(
+        SEGMENT,
+        [Script::body(&body).with(breaks), Script::body(&body).with(|s| s.tells_length = false)],
+    );
+    let (address, ..) = start(&rig).await;
+    let read = async |text: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.map(|_| answer.len())
+    };
+    let broken = read("GET /live/news/v/1.ts HTTP/1.0\r\n\r\n").await;
+    assert_eq!(broken.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(read("GET /live/news/v/1.ts HTTP/1.0\r\n\r\n").await.unwrap() > body.len());
+}
+
+#[tokio::test]
+async fn who_takes_an_answer_slowly_does_not_keep_what_the_store_let_go() {
+    let rig = Rig::with(crate::http::Options { lent: 1 << 20, ..crate::http::Options::default() });
+    let body = bytes(16 << 20);
+    rig.multicast.multicast(SEGMENT, &body);
+    let (address, ..) = start(&rig).await;
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /live/news/v/1.ts HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    slow.readable().await.unwrap();
+    tokio::time::sleep(crate::http::lent::LOOK * 2).await;
+    rig.multicast.state.lock().unwrap().store.clear();
+    tokio::time::sleep(crate::http::lent::LOOK * 2).await;
+    let mut answer = Vec::new();
+    let end = slow.read_to_end(&mut answer).await;
+    assert!(answer.len() < body.len(), "{end:?} after {} bytes", answer.len());
+}
+
+#[tokio::test]
 async fn running_answers_are_finished_at_the_end() {
     let (rig, body) = (Rig::new(), bytes(5000));
     rig.web.script(SEGMENT, [Script::body(&body).after(300)]);
