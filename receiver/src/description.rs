@@ -176,7 +176,12 @@ fn refused(source: &SessionSource, error: &DescriptionError) -> StartupError {
         }
         _ => StartupError::runtime(
             "E-DESCRIPTION",
-            format!("{source}: {error}"),
+            match error {
+                DescriptionError::Json(e) if e.is_eof() && e.column() == 0 => {
+                    format!("{source}: the session description is empty")
+                }
+                _ => format!("{source}: {error}"),
+            },
             "give the address that the sender printed when it started: mahp-receiver http://SENDER:7780/",
         ),
     }
@@ -212,7 +217,8 @@ pub struct Follower {
     url: Url,
     source: SessionSource,
     etag: Option<HeaderValue>,
-    last: Bytes,
+    /// None: none was accepted yet. An empty body is a description that cannot be read, not the same as none.
+    last: Option<Bytes>,
     issued: u64,
     failures: u32,
 }
@@ -221,13 +227,13 @@ impl Follower {
     /// Has seen nothing yet.
     pub fn new(url: Url) -> Follower {
         let source = SessionSource::Url(url.clone());
-        Follower { url, source, etag: None, last: Bytes::new(), issued: 0, failures: 0 }
+        Follower { url, source, etag: None, last: None, issued: 0, failures: 0 }
     }
 
     /// Begins with the description of an earlier run: the same one is no news. Any other is, whenever it was issued, so that a
     /// sender whose clock was wrong once is not refused until then.
     pub fn begin_with(&mut self, description: Bytes) {
-        self.last = description;
+        self.last = Some(description);
     }
 
     /// What is followed.
@@ -237,7 +243,7 @@ impl Follower {
 
     /// The description that was accepted last, as it came.
     pub fn accepted(&self) -> &[u8] {
-        &self.last
+        self.last.as_deref().unwrap_or_default()
     }
 
     /// What is followed.
@@ -266,7 +272,8 @@ impl Follower {
                 let etag = response.headers.get(header::ETAG).cloned();
                 self.judge(etag, response.body, trust, now)
             }
-            Err(FetchError::Status { status: 304, .. }) => Look::Same,
+            // Only where something was there to be the same as.
+            Err(FetchError::Status { status: 304, .. }) if self.etag.is_some() => Look::Same,
             Err(e) => unreachable(&e),
         };
         self.failures = match look {
@@ -277,14 +284,14 @@ impl Follower {
     }
 
     fn judge(&mut self, etag: Option<HeaderValue>, body: Bytes, trust: &Trust, now: WallTime) -> Look {
-        if body == self.last {
+        if self.last.as_ref() == Some(&body) {
             return Look::Same;
         }
         match trust.accept(&self.source, &body, now) {
             // Somebody plays an old description back, or a cache does: nothing is lost by keeping the newer one.
             Ok(accepted) if accepted.description.issued < self.issued => Look::Same,
             Ok(accepted) => {
-                (self.etag, self.last) = (etag, body);
+                (self.etag, self.last) = (etag, Some(body));
                 self.issued = accepted.description.issued;
                 Look::New(Box::new(accepted))
             }

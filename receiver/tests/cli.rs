@@ -140,6 +140,11 @@ fn descriptions_that_cannot_be_trusted() {
     let page = format!("http://{}/", serve(b"<!doctype html><title>x</title>".to_vec()));
     assert_error(&program(&[&page]), "E-DESCRIPTION", 1, &[&page, "address that the sender printed"]);
 
+    let nothing = format!("http://{}/", serve(Vec::new()));
+    for output in [program(&[&nothing]), command(&["probe", &nothing])] {
+        assert_error(&output, "E-DESCRIPTION", 1, &[&nothing, "empty", "address that the sender printed"]);
+    }
+
     let template = include_bytes!("../../tests/corpus/description/one-channel.json");
     let mut description: SessionDescription = serde_json::from_slice(template).unwrap();
     let key = SigningKey::from_seed(&[7; 32]);

@@ -112,7 +112,7 @@ async fn receive(
 /// Takes a description heard in band; says whether it is in use.
 fn accept(listener: &Listener, id: &SessionSource, bytes: &[u8], ear: &Mutex<Ear>) -> bool {
     let mut ear = ear.lock().unwrap_or_else(PoisonError::into_inner);
-    if ear.last == bytes {
+    if ear.last.as_deref() == Some(bytes) {
         return true;
     }
     match listener.trust.accept(id, bytes, listener.clock.wall()) {
@@ -209,7 +209,8 @@ struct Ear {
     others: BTreeSet<Tsi>,
     /// Since when packets come.
     since: Option<Time>,
-    last: Vec<u8>,
+    /// The description in use, as it came.
+    last: Option<Vec<u8>>,
     issued: u64,
 }
 
@@ -222,7 +223,7 @@ impl Ear {
             descriptions: Vec::new(),
             others: BTreeSet::new(),
             since: None,
-            last: Vec::new(),
+            last: None,
             issued: 0,
         }
     }
@@ -259,7 +260,7 @@ impl Ear {
 
     /// From now on FDT Instances must be signed with this key.
     fn accepted(&mut self, bytes: &[u8], issued: u64, key: VerifyingKey) {
-        self.last = bytes.to_vec();
+        self.last = Some(bytes.to_vec());
         self.issued = issued;
         if self.key != Some(key) {
             self.key = Some(key);

@@ -104,6 +104,19 @@ fn an_older_description_does_not_replace_a_newer_one() {
 }
 
 #[test]
+fn an_empty_body_is_no_description() {
+    let t = trust(&[], false, None);
+    let mut follower = Follower::new("http://sender/".parse().unwrap());
+    let mut judge = |body: Vec<u8>| follower.judge(None, body.into(), &t, NOW);
+    let refused =
+        |look| matches!(&look, Look::Refused(e) if e.code == "E-DESCRIPTION" && e.message.contains("empty"));
+    assert!(refused(judge(Vec::new())), "at first");
+    assert!(refused(judge(Vec::new())), "and again");
+    assert!(matches!(judge(sealed(&key(1), 4900)), Look::New(_)));
+    assert!(refused(judge(Vec::new())), "after a good one");
+}
+
+#[test]
 fn the_last_description_is_kept_and_verified_when_it_is_read() {
     let folder = folder();
     let url = |path: &str| Url::parse(&format!("http://sender:7780/{path}")).unwrap();
