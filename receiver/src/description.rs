@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{DescriptionError, SessionDescription};
+use mahp_common::drop::{DropCounters, DropReason};
 use mahp_common::{WallTime, limits};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::{FetchError, Fetcher, Request};
@@ -149,6 +150,15 @@ pub fn report(source: &SessionSource, accepted: &Accepted) {
             "W-FIRST-CONTACT: {source}: key {key} is trusted because it came first; compare it with what the sender prints"
         );
     }
+}
+
+/// What a refused description is counted as. Nothing for what is no fault of its bytes: it may be too old, or its sender silent.
+pub fn drops_of(error: &StartupError) -> DropCounters {
+    let mut drops = DropCounters::default();
+    if matches!(error.code, "E-DESCRIPTION" | "E-SIGNATURE" | "E-KEY" | "E-KEY-CHANGED") {
+        drops.count(DropReason::BadDescription);
+    }
+    drops
 }
 
 /// What a key is remembered for: the server, or the announcement endpoint.

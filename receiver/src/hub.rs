@@ -334,6 +334,12 @@ impl Hub {
         }
     }
 
+    /// Counts what was refused beside the flows: session descriptions, packets of announcements.
+    pub fn refused(&self, drops: &DropCounters) {
+        let mut state = self.state();
+        drops.iter().for_each(|(reason, n)| state.drops.add(reason, n));
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

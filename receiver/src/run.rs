@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Latency, SessionSource};
 use crate::description::multicast::{self, Listener};
-use crate::description::{Follower, KnownKeys, Look, Remembered, Trust, report};
+use crate::description::{Follower, KnownKeys, Look, Remembered, Trust, drops_of, report};
 use crate::flow;
 use crate::http::access::{HostList, Network};
 use crate::http::site::Site;
@@ -263,6 +263,7 @@ impl Follow {
             }
             Look::Same => self.hub.session_ok(self.session),
             Look::Unreachable(error) | Look::Refused(error) => {
+                self.hub.refused(&drops_of(&error));
                 if self.hub.session_error(self.session, &error) {
                     tracing::warn!("{error}");
                 }

@@ -9,6 +9,7 @@ use mahp_common::catalog::{
     ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Format, IN_BAND_LOCATION, Rendition, Role, SessionDescription,
     WireProfile,
 };
+use mahp_common::drop::{DropCounters, DropReason};
 use mahp_common::session::recv::{Command, Event, Input, Output, RecvConfig, RecvSession};
 use mahp_common::wire::alc::AlcPacket;
 use mahp_common::{Time, Tsi, limits};
@@ -80,16 +81,12 @@ async fn receive(
     endpoint: &Endpoint,
     socket: &mut MulticastReceiver,
 ) -> StartupError {
-    let ear = Mutex::new(Ear::new(listener.clock, listener.trust.pinned(id)));
+    let ear = Mutex::new(Ear::new(listener.clock, endpoint.source, listener.trust.pinned(id)));
     let lock = || ear.lock().unwrap_or_else(PoisonError::into_inner);
     let mut described = false;
     let mut foreign = BTreeSet::new();
     loop {
-        let received = socket.receive(|from, datagram| {
-            if endpoint.source.is_none_or(|s| s == from.ip().to_canonical()) {
-                lock().packet(datagram);
-            }
-        });
+        let received = socket.receive(|from, datagram| lock().packet(from.ip(), datagram));
         let received = match tokio::time::timeout(RETRY, received).await {
             Ok(received) => received.map(drop),
             Err(_) => socket.check_interface(),
@@ -98,6 +95,7 @@ async fn receive(
             return StartupError::runtime("E-SOCKET", format!("{id}: {e}"), "mahp-receiver doctor");
         }
         let (descriptions, others, since) = lock().take();
+        listener.hub.refused(&lock().take_drops());
         for bytes in descriptions {
             described |= accept(listener, id, &bytes, &ear);
         }
@@ -124,8 +122,11 @@ fn accept(listener: &Listener, id: &SessionSource, bytes: &[u8], ear: &Mutex<Ear
             true
         }
         Err(e) => {
-            tracing::warn!("{e}");
-            listener.hub.session_error(listener.session, &e);
+            listener.hub.refused(&super::drops_of(&e));
+            // It comes round every second.
+            if listener.hub.session_error(listener.session, &e) {
+                tracing::warn!("{e}");
+            }
             false
         }
     }
@@ -203,6 +204,8 @@ fn foreign(endpoint: &Endpoint, flows: &BTreeSet<Tsi>) -> SessionDescription {
 /// Assembles descriptions and notes which other flows there are.
 struct Ear {
     clock: Clock,
+    /// Nobody else is heard.
+    source: Option<IpAddr>,
     engine: RecvSession,
     key: Option<VerifyingKey>,
     descriptions: Vec<Bytes>,
@@ -212,12 +215,17 @@ struct Ear {
     /// The description in use, as it came.
     last: Option<Vec<u8>>,
     issued: u64,
+    /// Refused packets that the hub has not been told of.
+    drops: DropCounters,
+    /// What the engine had refused when it was last asked.
+    seen: DropCounters,
 }
 
 impl Ear {
-    fn new(clock: Clock, key: Option<VerifyingKey>) -> Ear {
+    fn new(clock: Clock, source: Option<IpAddr>, key: Option<VerifyingKey>) -> Ear {
         Ear {
             clock,
+            source,
             engine: engine(key),
             key,
             descriptions: Vec::new(),
@@ -225,12 +233,20 @@ impl Ear {
             since: None,
             last: None,
             issued: 0,
+            drops: DropCounters::default(),
+            seen: DropCounters::default(),
         }
     }
 
-    fn packet(&mut self, datagram: &[u8]) {
+    fn packet(&mut self, from: IpAddr, datagram: &[u8]) {
+        if self.source.is_some_and(|s| s != from.to_canonical()) {
+            return self.drops.count(DropReason::WrongSource);
+        }
         let now = self.clock.now();
-        let Ok(packet) = AlcPacket::parse(datagram) else { return };
+        let packet = match AlcPacket::parse(datagram) {
+            Ok(packet) => packet,
+            Err(e) => return self.drops.count(e.reason),
+        };
         self.since.get_or_insert(now);
         if packet.tsi != ANNOUNCEMENT_TSI {
             if self.others.len() < FOREIGN_MAX {
@@ -258,13 +274,29 @@ impl Ear {
         (std::mem::take(&mut self.descriptions), self.others.clone(), self.since)
     }
 
+    /// What was refused since the last call. An announcement comes round all the time: symbols that are here already are none.
+    fn take_drops(&mut self) -> DropCounters {
+        self.note_drops();
+        std::mem::take(&mut self.drops)
+    }
+
+    fn note_drops(&mut self) {
+        let now = self.engine.stats().drops.clone();
+        for (reason, n) in now.iter().filter(|(r, _)| !matches!(r, DropReason::Duplicate | DropReason::Late))
+        {
+            self.drops.add(reason, n - self.seen.get(reason));
+        }
+        self.seen = now;
+    }
+
     /// From now on FDT Instances must be signed with this key.
     fn accepted(&mut self, bytes: &[u8], issued: u64, key: VerifyingKey) {
         self.last = Some(bytes.to_vec());
         self.issued = issued;
         if self.key != Some(key) {
+            self.note_drops();
             self.key = Some(key);
-            self.engine = engine(Some(key));
+            (self.engine, self.seen) = (engine(Some(key)), DropCounters::default());
         }
     }
 }
@@ -283,7 +315,82 @@ fn engine(key: Option<VerifyingKey>) -> RecvSession {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Observe as _;
+    use crate::testing::{Caster, rendition, unique_group};
+    use mahp_common::auth::SigningKey;
+    use mahp_common::{Object, ObjectMeta};
+    use mahp_runtime::udp::{MulticastSender, SendOptions};
     use std::net::Ipv4Addr;
+    use tokio::sync::Notify;
+
+    #[test]
+    fn strangers_and_what_cannot_be_read_are_counted() {
+        let [source, stranger] = [1, 2].map(|n| IpAddr::from(Ipv4Addr::new(10, 0, 0, n)));
+        let mut ear =
+            Ear::new(Clock::new(), Some(source), Some(SigningKey::from_seed(&[9; 32]).verifying_key()));
+        ear.packet(stranger, &[0x10, 0]);
+        ear.packet(source, &[0x10, 0]);
+        ear.packet(source, &[0x10, 0]);
+        let drops = ear.take_drops();
+        assert_eq!(
+            (drops.get(DropReason::WrongSource), drops.get(DropReason::Truncated)),
+            (1, 2),
+            "{drops:?}"
+        );
+        assert_eq!(ear.take_drops(), DropCounters::default(), "once");
+    }
+
+    fn options() -> crate::hub::Options {
+        crate::hub::Options {
+            memory: 32 << 20,
+            assembly_memory: 16 << 20,
+            join: crate::joins::Policy::Always,
+            hold: Duration::from_secs(1),
+            allow_origins: Default::default(),
+            interface: None,
+            recv_buffer: 1 << 20,
+            publisher: None,
+            copies: Default::default(),
+        }
+    }
+
+    /// Refused packets and descriptions are counted where `/metrics` looks.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_refused_is_counted_by_reason() {
+        let (clock, key) = (Clock::new(), SigningKey::from_seed(&[9; 32]));
+        let hub = Hub::new(options(), clock, Arc::default());
+        let (group, port) = (unique_group(), 5000);
+        let source = Some(IpAddr::from(Ipv4Addr::LOCALHOST));
+        let id = SessionSource::Multicast { source, group, port };
+        let session = hub.add_session(id, Arc::new(Notify::new()));
+        let trust =
+            Arc::new(Trust::new(vec![key.verifying_key()], false, super::super::KnownKeys::default()));
+        let interface = Some("lo".to_owned());
+        let listener = Listener { hub: hub.clone(), session, trust, clock, interface, insecure: false };
+        let listening = tokio::spawn(listen(listener, source, group, port));
+
+        let mut flow = rendition("announcement").flow;
+        flow.endpoint = Endpoint { source, group, port, tsi: ANNOUNCEMENT_TSI };
+        flow.repair = None;
+        let mut caster = Caster::new(&flow, 1, Some(key));
+        let interface = mahp_runtime::udp::interface("lo").unwrap();
+        let options = SendOptions { source: Ipv4Addr::LOCALHOST.into(), interface, ttl: 1, dscp: 0 };
+        let noise = MulticastSender::new(&options).unwrap();
+        let target = SocketAddr::new(group, port);
+        let count = |reason: &str| hub.snapshot().totals.drops.get(reason).copied().unwrap_or(0);
+        let start = std::time::Instant::now();
+        let mut round = 0_u8;
+        while ["truncated", "bad_description"].iter().any(|reason| count(reason) == 0) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", hub.snapshot().totals.drops);
+            round += 1;
+            noise.send(target, &[0x10, 0], 2).await.unwrap();
+            let meta = ObjectMeta { url: IN_BAND_LOCATION.into(), ..ObjectMeta::default() };
+            caster.send(Object::new(meta, Bytes::from(vec![b'x', round]))).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(hub.snapshot().sessions[0].error.contains("not readable"));
+        listening.abort();
+    }
 
     #[test]
     fn a_foreign_sender_is_one_channel() {

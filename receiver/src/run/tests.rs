@@ -165,3 +165,20 @@ async fn requests_before_the_first_description_are_held() {
     end(receiver).await;
     std::fs::remove_dir_all(&place.state).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_description_that_is_refused_while_it_runs_is_counted() {
+    mahp_runtime::fetch::install_crypto();
+    let (place, listener) = Place::new().await;
+    let sender = place.answers(listener);
+    end(place.receiver(&[]).await).await;
+    sender.abort();
+    assert!(sender.await.is_err_and(|e| e.is_cancelled()), "nobody listens now");
+    web(TcpListener::bind(place.sender).await.unwrap(), |_| Some(Bytes::new()));
+    let again = place.receiver(&[]).await;
+    let snapshot = again.hub.snapshot();
+    assert!(snapshot.sessions[0].error.contains("empty"), "{:?}", snapshot.sessions);
+    assert!(snapshot.totals.drops.contains_key("bad_description"), "{:?}", snapshot.totals.drops);
+    end(again).await;
+    std::fs::remove_dir_all(&place.state).unwrap();
+}
