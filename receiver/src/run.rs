@@ -78,7 +78,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     let hub = Hub::new(options, clock, served.clone());
     let tasks = TaskTracker::new();
 
-    let (listener, http_address) = listen::bind(config.listen, "--listen")?;
+    let (listener, http_address) = listen::bind(config.listen, "the server for players", "--listen")?;
     let (admin_address, admin) = admin::server(config.admin, metrics, hub.clone(), stop.clone()).await?;
     tasks.spawn(admin);
     if let Some(folder) = &config.disk {

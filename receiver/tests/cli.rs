@@ -121,7 +121,7 @@ fn interfaces_and_ports() {
     let address = taken.local_addr().unwrap().to_string();
     for option in ["--listen", "--admin"] {
         let output = program(&["http://127.0.0.1:9/", option, &address]);
-        assert_error(&output, "E-PORT-IN-USE", 1, &[&address]);
+        assert_error(&output, "E-PORT-IN-USE", 1, &[&address, &format!("{option} ADDRESS:PORT")]);
     }
 }
 

@@ -93,7 +93,7 @@ pub async fn server(
     status: Arc<dyn Status>,
     stop: CancellationToken,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + Send), StartupError> {
-    let (listener, bound) = listen::bind(listen, "the admin server")?;
+    let (listener, bound) = listen::bind(listen, "the admin server", "--admin")?;
     let heart = Arc::new(Heart::default());
     tokio::spawn(beat(heart.clone(), handle.clone(), stop.clone()));
     let admin = Arc::new(Admin { handle, status, heart });

@@ -9,18 +9,18 @@ use tokio::net::TcpListener;
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 
-/// Listens on TCP, for `what` (in errors). `[::]` is all addresses of both families, and those of IPv4 where there is no IPv6.
+/// Listens on TCP, for `what`, whose address is given with `flag` (in errors). `[::]` is all addresses of both families, and those of IPv4 where there is no IPv6.
 /// Returns the listener and its address. A peer by IPv4 has a mapped address then: [`std::net::IpAddr::to_canonical`].
 ///
 /// # Errors
 /// `E-PORT-IN-USE`, `E-BIND`.
-pub fn bind(listen: SocketAddr, what: &str) -> Result<(TcpListener, SocketAddr), StartupError> {
+pub fn bind(listen: SocketAddr, what: &str, flag: &str) -> Result<(TcpListener, SocketAddr), StartupError> {
     let all_addresses = listen.is_ipv6() && listen.ip().is_unspecified();
     let attempt = match open(listen) {
         Err(e) if all_addresses && is_without_ipv6(&e) => open((Ipv4Addr::UNSPECIFIED, listen.port()).into()),
         attempt => attempt,
     };
-    attempt.map_err(|e| bind_error(listen, what, &e))
+    attempt.map_err(|e| bind_error(listen, what, flag, &e))
 }
 
 fn open(listen: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
@@ -41,28 +41,32 @@ fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-fn bind_error(listen: SocketAddr, what: &str, error: &io::Error) -> StartupError {
+fn bind_error(listen: SocketAddr, what: &str, flag: &str, error: &io::Error) -> StartupError {
     let port = listen.port();
     match error.kind() {
         io::ErrorKind::AddrInUse => StartupError::runtime(
             "E-PORT-IN-USE",
             format!("{what} cannot listen on {listen}: another program has TCP port {port}"),
-            format!("choose another port, or see who has it: ss -ltnp 'sport = :{port}'"),
+            format!(
+                "choose another port with {flag} ADDRESS:PORT, or see who has it: ss -ltnp 'sport = :{port}'"
+            ),
         ),
         io::ErrorKind::PermissionDenied => StartupError::runtime(
             "E-BIND",
             format!("{what} cannot listen on {listen}: ports below 1024 need a privilege"),
-            "choose a port above 1023",
+            format!("choose a port above 1023 with {flag} ADDRESS:PORT"),
         ),
         io::ErrorKind::AddrNotAvailable => StartupError::runtime(
             "E-BIND",
             format!("{what} cannot listen on {listen}: this machine does not have that address"),
-            "use 127.0.0.1 for this machine alone, or [::] for all its addresses",
+            format!(
+                "{flag} 127.0.0.1:{port} for this machine alone, or {flag} [::]:{port} for all its addresses"
+            ),
         ),
         _ => StartupError::runtime(
             "E-BIND",
             format!("{what} cannot listen on {listen}: {error}"),
-            "choose another address",
+            format!("choose another address with {flag} ADDRESS:PORT"),
         ),
     }
 }
@@ -75,7 +79,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_addresses_are_those_of_both_families() {
-        let (listener, bound) = bind((Ipv6Addr::UNSPECIFIED, 0).into(), "a test").unwrap();
+        let (listener, bound) = bind((Ipv6Addr::UNSPECIFIED, 0).into(), "a test", "--test").unwrap();
         let by_ipv4 = TcpStream::connect((Ipv4Addr::LOCALHOST, bound.port())).await.unwrap();
         let (_, peer) = listener.accept().await.unwrap();
         assert_eq!(peer.ip().to_canonical(), Ipv4Addr::LOCALHOST);
@@ -90,7 +94,8 @@ mod tests {
     async fn a_port_that_is_taken_in_one_family_is_taken() {
         let taken = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = bind((Ipv6Addr::UNSPECIFIED, port).into(), "a test").unwrap_err();
+        let error = bind((Ipv6Addr::UNSPECIFIED, port).into(), "a test", "--test").unwrap_err();
         assert_eq!(error.code, "E-PORT-IN-USE");
+        assert!(error.hint.contains("--test ADDRESS:PORT"), "{error}");
     }
 }

@@ -59,7 +59,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let key = key::load_or_create(config.key_file.as_deref())?;
     let (interface, source) = local_place(&config)?;
     let metrics = admin::install_metrics();
-    let (listener, http_address) = listen::bind(config.http, "the session description (--http)")?;
+    let (listener, http_address) = listen::bind(config.http, "the session description", "--http")?;
     let there = tokio::select! {
         there = discover_all(&fetcher, clock, &config) => there?,
         () = stop.cancelled() => return Ok(()),

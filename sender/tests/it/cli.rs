@@ -112,7 +112,8 @@ async fn interfaces_ports_and_keys() {
         let mut args: Vec<String> = with(&url, &[]);
         let at = args.iter().position(|a| a == option).expect("there") + 1;
         args[at].clone_from(&taken.1);
-        assert_error(&run(args).await, "E-PORT-IN-USE", 1, &[&taken.1]);
+        let says = [taken.1.as_str(), &format!("{option} ADDRESS:PORT")];
+        assert_error(&run(args).await, "E-PORT-IN-USE", 1, &says);
     }
     let key = run(with(&url, &["--key-file", "/proc/no/such/key"])).await;
     assert_error(&key, "E-KEY", 2, &["/proc/no/such/key", "--key-file"]);
