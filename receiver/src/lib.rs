@@ -75,6 +75,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
 fn receive(cli: &Cli) -> Result<u8, StartupError> {
     let config = config::load(cli)?;
     mahp_runtime::log::init(config.log_format, "info");
+    mahp_runtime::files::raise_limit();
     in_runtime(async {
         let stop = mahp_runtime::shutdown::on_signals();
         let mut reloads = mahp_runtime::shutdown::Reloads::new();

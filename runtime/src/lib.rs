@@ -3,7 +3,7 @@
 //!
 //! It exists because `sender` and `receiver` never import each other and `common` is pure.
 //!
-//! `unsafe` is refused everywhere but in `udp/sys.rs` and `udp/iface.rs`, the two files that speak to the C library.
+//! `unsafe` is refused everywhere but in `udp/sys.rs`, `udp/iface.rs` and `files.rs`, which speak to the C library.
 
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod fetch;
+pub mod files;
 pub mod guard;
 pub mod listen;
 pub mod log;

@@ -62,6 +62,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
     let config = config::resolve(cli.clone())?;
     let reread: service::Reread = Box::new(move || config::resolve(cli.clone()));
     mahp_runtime::log::init(config.log_format, "info");
+    mahp_runtime::files::raise_limit();
     in_runtime(async {
         if dry_run { run::dry_run(config, json).await } else { run::run(config, reread).await }
     })

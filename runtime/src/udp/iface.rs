@@ -143,13 +143,16 @@ pub(super) fn usable(list: &[Interface]) -> String {
 }
 
 fn listed() -> Result<Vec<Interface>, StartupError> {
-    interfaces().map_err(|e| {
-        StartupError::runtime(
-            "E-IFACE",
-            format!("cannot list the network interfaces: {e}"),
-            "the program needs AF_NETLINK sockets: check RestrictAddressFamilies or the container's seccomp profile",
-        )
-    })
+    interfaces().map_err(|e| unlisted(&e))
+}
+
+fn unlisted(error: &io::Error) -> StartupError {
+    let sandbox = "the program needs AF_NETLINK sockets: check RestrictAddressFamilies or the container's seccomp profile";
+    StartupError::runtime(
+        "E-IFACE",
+        format!("cannot list the network interfaces: {error}"),
+        crate::files::hint(error).unwrap_or_else(|| sandbox.to_owned()),
+    )
 }
 
 /// The interface called `name`, or having the address `name`. `E-IFACE` lists the ones there are.
@@ -213,4 +216,16 @@ fn no_route(destination: IpAddr, why: &str, list: &[Interface]) -> StartupError 
             usable(list)
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_interfaces_cannot_be_listed() {
+        let hint = |number| unlisted(&io::Error::from_raw_os_error(number)).hint;
+        assert!(hint(libc::EMFILE).contains("the limit of open files is "), "{}", hint(libc::EMFILE));
+        assert!(hint(libc::EAFNOSUPPORT).contains("AF_NETLINK"));
+    }
 }
