@@ -320,7 +320,9 @@ impl Follower {
 
 /// Errors that will not mend themselves (`Refused`) and those that may (`Unreachable`).
 fn unreachable(error: &FetchError) -> Look {
-    let hint = "check the address, and that mahp-sender runs there (it prints its address when it starts)";
+    let hint = error.plain_http_hint().unwrap_or_else(|| {
+        "check the address, and that mahp-sender runs there (it prints its address when it starts)".to_owned()
+    });
     let as_error = StartupError::runtime("E-SESSION", error.to_string(), hint);
     match error {
         FetchError::Status { status: 400..=499, .. }

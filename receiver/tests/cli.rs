@@ -136,6 +136,18 @@ fn configuration_files() {
 }
 
 #[test]
+fn https_where_http_is_spoken() {
+    let plain = serve(b"x".to_vec());
+    let url = format!("https://{plain}/");
+    assert_error(
+        &command(&["probe", &url]),
+        "E-SESSION",
+        1,
+        &["does not speak TLS", &format!("use http://: http://{plain}/")],
+    );
+}
+
+#[test]
 fn descriptions_that_cannot_be_trusted() {
     let page = format!("http://{}/", serve(b"<!doctype html><title>x</title>".to_vec()));
     assert_error(&program(&[&page]), "E-DESCRIPTION", 1, &[&page, "address that the sender printed"]);

@@ -211,7 +211,11 @@ pub(super) fn translate(url: &Url, error: &reqwest::Error) -> FetchError {
     if let Some(found) = chain(error).find_map(|e| e.downcast_ref::<PrivateHost>()) {
         return FetchError::Private { url, host: found.host.clone(), address: found.address };
     }
-    let cause = root_cause(error);
+    let cause = match root_cause(error) {
+        // What rustls makes of a status line.
+        cause if cause.contains("InvalidContentType") => super::NO_TLS.to_owned(),
+        cause => cause,
+    };
     if error.is_redirect() {
         return FetchError::Redirect { url, cause };
     }

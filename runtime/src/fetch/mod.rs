@@ -34,6 +34,9 @@ pub const MAX_REDIRECTS: usize = 5;
 /// Reserved at most on the word of a Content-Length; beyond it, memory grows with the bytes that really come.
 const MAX_RESERVE: u64 = 4 << 20;
 
+/// The cause of a [`FetchError::Connect`] where https meets a server that speaks something else.
+const NO_TLS: &str = "what answers there does not speak TLS";
+
 /// A shared client (connection pool, ring TLS, webpki roots plus the system's). Clone freely.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
@@ -165,6 +168,19 @@ pub enum FetchError {
         /// In one line.
         cause: String,
     },
+}
+
+impl FetchError {
+    /// Where https was asked of a server of plain HTTP: how to mend it.
+    pub fn plain_http_hint(&self) -> Option<String> {
+        match self {
+            FetchError::Connect { url, cause } if cause == NO_TLS => {
+                let plain = url.strip_prefix("https://").unwrap_or(url);
+                Some(format!("use http://: http://{plain}"))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Fetcher {

@@ -90,3 +90,22 @@ async fn certificates_are_checked() {
         assert!(cause.contains("certificate"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn https_to_a_server_of_plain_http_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
+    let url = Url::parse(&format!("https://{address}/x")).unwrap();
+    let error = Fetcher::new("test").get(&url, Request::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{url}: cannot connect: what answers there does not speak TLS"));
+    assert_eq!(error.plain_http_hint(), Some(format!("use http://: http://{address}/x")));
+    let refused = FetchError::Connect { url: url.into(), cause: "Connection refused".into() };
+    assert_eq!(refused.plain_http_hint(), None);
+}
