@@ -136,6 +136,16 @@ fn configuration_files() {
 }
 
 #[test]
+fn the_doctor_of_nothing_says_broken() {
+    assert_error(
+        &command(&["doctor", "--admin", "127.0.0.1:9"]),
+        "E-ADMIN",
+        2,
+        &["is mahp-receiver running?"],
+    );
+}
+
+#[test]
 fn https_where_http_is_spoken() {
     let plain = serve(b"x".to_vec());
     let url = format!("https://{plain}/");

@@ -164,7 +164,7 @@ fn not_joined() {
     // No receiver, and no flow named: nobody can have joined.
     let nobody = run(&["doctor"]);
     let text = String::from_utf8_lossy(&nobody.stderr);
-    assert_eq!(nobody.status.code(), Some(1), "{text}");
+    assert_eq!(nobody.status.code(), Some(2), "{text}");
     assert!(text.contains("error[E-ADMIN]") && text.contains("is mahp-receiver running?"), "{text}");
     assert!(!text.contains("os error"), "{text}");
     // A receiver that nobody watches by.

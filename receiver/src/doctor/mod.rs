@@ -146,9 +146,11 @@ impl Flows {
     /// Those of the receiver whose admin server is there.
     ///
     /// # Errors
-    /// `E-ADMIN`: nobody answers, and nothing was named.
+    /// `E-ADMIN`: nobody answers, and nothing was named. Exit status 2: for the doctor nothing is worse than a receiver that does
+    /// not run, and 1 means warnings.
     pub async fn of(admin: SocketAddr) -> Result<Flows, StartupError> {
         let body = ask::admin("mahp-receiver", admin, "/api/flows").await.map_err(|e| StartupError {
+            exit: Severity::Broken.exit_code(),
             hint: format!("{}\nor name what to look for: mahp-receiver doctor SOURCE@GROUP:PORT", e.hint),
             ..e
         })?;
