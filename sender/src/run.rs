@@ -168,7 +168,7 @@ async fn discover_all(fetcher: &Fetcher, clock: Clock, config: &Config) -> Resul
         Some((_, e)) if there.found.is_empty() => Err(e.clone()),
         _ => {
             for (channel, e) in &there.missing {
-                tracing::warn!(channel = channel.name, "not there yet: {}", e.message);
+                tracing::warn!(channel = channel.name, "not there yet, asked for again until it is: {e}");
             }
             Ok(there)
         }

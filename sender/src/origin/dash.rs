@@ -95,11 +95,14 @@ pub fn version(origin: &Origin, url: &Url, number: u64, response: &Response) -> 
 /// Reads what a channel's MPD offers.
 ///
 /// # Errors
-/// `E-ORIGIN-TYPE`.
+/// `E-ORIGIN-TYPE`, `E-ORIGIN-EMPTY`.
 pub fn discover(origin: &Origin, config: &ChannelConfig, response: &Response) -> Result<Found, StartupError> {
     let first = version(origin, &config.url, 0, response)
         .map_err(|e| StartupError::runtime("E-ORIGIN-TYPE", e, "check the MPD with a validator"))?;
     let (mpd, now) = (first.mpd.clone(), origin.clock.wall());
+    if mpd.representations.is_empty() {
+        return Err(discover::lists_nothing(config));
+    }
     // Live: the newest Period is what is watched. Static: the first one is the programme.
     let periods = mpd.representations.iter().map(|r| r.period_index);
     let period = if mpd.dynamic { periods.max() } else { periods.min() };

@@ -81,7 +81,8 @@ pub enum What {
 /// Reads the channel's URL and what it refers to.
 ///
 /// # Errors
-/// `E-ORIGIN-UNREACHABLE`, `E-ORIGIN-STATUS`, `E-ORIGIN-TYPE`, `E-CONFIG` (no rendition passes the filter).
+/// `E-ORIGIN-UNREACHABLE`, `E-ORIGIN-STATUS`, `E-ORIGIN-TYPE`, `E-ORIGIN-EMPTY` (nothing is listed yet), `E-CONFIG` (no rendition
+/// passes the filter).
 pub async fn discover(
     fetcher: &Fetcher,
     clock: Clock,
@@ -95,7 +96,11 @@ pub async fn discover(
     let found = match mahp_common::manifest::sniff(&response.body) {
         Some(Format::Hls) => hls::discover(&origin, config, &response).await?,
         Some(Format::Dash) => dash::discover(&origin, config, &response)?,
-        None => return Err(not_a_manifest(config, &response)),
+        None if response.body.trim_ascii().is_empty() => return Err(lists_nothing(config)),
+        None => {
+            let hint = "give the address of the .m3u8 or .mpd itself, not of a page that plays it";
+            return Err(not_a_manifest(&config.url, "neither HLS nor DASH", &response, hint));
+        }
     };
     warn_of_query(config);
     if found.renditions.is_empty() {
@@ -135,17 +140,24 @@ pub(super) fn manifest_object(origin: &Origin, url: &Url, response: &Response) -
     )
 }
 
-fn not_a_manifest(config: &ChannelConfig, response: &Response) -> StartupError {
+/// Where the manifest itself lists no rendition, no configuration is at fault: its encoder has not begun.
+pub(super) fn lists_nothing(config: &ChannelConfig) -> StartupError {
+    StartupError::runtime(
+        "E-ORIGIN-EMPTY",
+        format!("{} lists no rendition yet", config.url),
+        "is the encoder running? try again when it has segments; a sender of several channels does so by itself",
+    )
+}
+
+/// What is there instead of a manifest.
+pub(super) fn not_a_manifest(url: &Url, what: &str, response: &Response, hint: &str) -> StartupError {
     let kind = super::text(&response.headers, http::header::CONTENT_TYPE).unwrap_or_else(|| "missing".into());
     let start: String = String::from_utf8_lossy(&response.body[..response.body.len().min(24)])
         .chars()
         .map(|c| if c.is_control() { '.' } else { c })
         .collect();
-    StartupError::runtime(
-        "E-ORIGIN-TYPE",
-        format!("{} is neither HLS nor DASH (content-type {kind}, starts \"{start}\")", config.url),
-        "give the address of the .m3u8 or .mpd itself, not of a page that plays it",
-    )
+    let message = format!("{url} is {what} (content-type {kind}, starts \"{start}\")");
+    StartupError::runtime("E-ORIGIN-TYPE", message, hint)
 }
 
 /// An origin's refusal at the start, for people.
@@ -169,7 +181,9 @@ pub(super) fn origin_error(error: &FetchError) -> StartupError {
         _ => StartupError::runtime(
             "E-ORIGIN-UNREACHABLE",
             error.to_string(),
-            "is the name right, the origin up, and does a firewall let this host out? curl -v shows more",
+            error.plain_http_hint().unwrap_or_else(|| {
+                "is the name right, the origin up, and does a firewall let this host out? curl -v shows more".into()
+            }),
         ),
     }
 }

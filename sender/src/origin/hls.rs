@@ -78,10 +78,17 @@ pub async fn discover(
         )
     })?;
     let (manifest, mut renditions) = match parsed {
+        Playlist::Master(master) if master.variants.is_empty() && master.media.is_empty() => {
+            return Err(discover::lists_nothing(config));
+        }
         Playlist::Master(master) => {
             let object = discover::manifest_object(origin, &config.url, response);
             let manifest = Manifest { url: config.url.clone(), object };
             (Some(manifest), of_master(config, &master, &response.final_url))
+        }
+        // Without EXT-X-TARGETDURATION it may become a master playlist as well.
+        Playlist::Media(media) if media.segments.is_empty() && media.target_duration.is_zero() => {
+            return Err(discover::lists_nothing(config));
         }
         Playlist::Media(media) => {
             let object = discover::manifest_object(origin, &config.url, response);
@@ -242,25 +249,22 @@ async fn load_playlists(origin: &Origin, renditions: &mut [FoundRendition]) -> R
         let (origin, url, imports) = (origin.clone(), hls.url.clone(), hls.imports.clone());
         loads.spawn(async move { (i, load(&origin, &url, &imports).await) });
     }
-    let mut refused: Option<(usize, StartupError)> = None;
+    let mut refused: BTreeMap<usize, StartupError> = BTreeMap::new();
     while let Some(done) = loads.join_next().await {
         let Ok((i, result)) = done else { continue };
         let What::Hls(hls) = &mut renditions[i].what else { continue };
         match result {
             Ok(version) => hls.first = Some(version),
-            Err(e) => {
-                tracing::warn!(rendition = renditions[i].id, "{}", e.message);
-                if refused.as_ref().is_none_or(|(j, _)| i < *j) {
-                    refused = Some((i, e));
-                }
-            }
+            Err(e) => _ = refused.insert(i, e),
         }
     }
-    let any = renditions.iter().any(|r| matches!(&r.what, What::Hls(hls) if hls.first.is_some()));
-    match refused {
-        Some((_, e)) if !any => Err(e),
-        _ => Ok(()),
+    if !renditions.iter().any(|r| matches!(&r.what, What::Hls(hls) if hls.first.is_some())) {
+        return refused.into_values().next().map_or(Ok(()), Err);
     }
+    for (i, e) in refused {
+        tracing::warn!(rendition = renditions[i].id, "{e}");
+    }
+    Ok(())
 }
 
 /// Fetches one media playlist.
@@ -270,6 +274,10 @@ async fn load_playlists(origin: &Origin, renditions: &mut [FoundRendition]) -> R
 pub async fn load(origin: &Origin, url: &Url, imports: &[(String, String)]) -> Result<Version, StartupError> {
     let request = Request { accept_gzip: true, ..Request::default() };
     let response = origin.get(url, request).await.map_err(|e| origin_error(&e))?;
+    if mahp_common::manifest::sniff(&response.body) != Some(Format::Hls) {
+        let hint = "an error page or a login in place of a media playlist? curl -v shows what the origin says, and why";
+        return Err(discover::not_a_manifest(url, "no HLS playlist", &response, hint));
+    }
     version(origin, url, imports, &response)
         .map_err(|e| StartupError::runtime("E-ORIGIN-TYPE", e, "check the playlist with a validator"))
 }

@@ -76,6 +76,42 @@ async fn origins_that_do_not_serve() {
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
     let gone = run(with(&format!("http://{nobody}/x.m3u8"), &[])).await;
     assert_error(&gone, "E-ORIGIN-UNREACHABLE", 1, &[&nobody.to_string()]);
+    let tls = run(with(&format!("https://{}/x.m3u8", origin.url("/").authority()), &[])).await;
+    let plain = format!("use http://: http://{}/x.m3u8", origin.url("/").authority());
+    assert_error(&tls, "E-ORIGIN-UNREACHABLE", 1, &["does not speak TLS", &plain]);
+    origin.set("/master.m3u8", Reply::ok("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=800000\npage\n"));
+    let variant = run(with(origin.url("/master.m3u8").as_str(), &[])).await;
+    let says = ["/page is no HLS playlist", "content-type text/html", "<!doctype html>", "error page"];
+    assert_error(&variant, "E-ORIGIN-TYPE", 1, &says);
+
+    // One of two channels: it is waited for, and why is told.
+    let two = run(with(&vod(&origin), &[origin.url("/missing").as_str(), "--dry-run"])).await;
+    let stderr = String::from_utf8_lossy(&two.stderr);
+    let lines: Vec<&str> = stderr.lines().skip_while(|l| !l.contains("not there yet")).collect();
+    assert!(two.status.success() && lines[0].contains("error[E-ORIGIN-STATUS]"), "{stderr}");
+    assert!(lines[1].starts_with("  try: "), "{stderr}");
+}
+
+/// An encoder that has not begun is nothing that a configuration could mend.
+#[tokio::test]
+async fn manifests_that_list_nothing_yet() {
+    let origin = ScriptedOrigin::start().await;
+    let dynamic = "<?xml version=\"1.0\"?>\n<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"dynamic\"/>";
+    let master = "#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-INDEPENDENT-SEGMENTS\n";
+    for (path, body) in [
+        ("/a.mpd", "<MPD/>"),
+        ("/b.mpd", dynamic),
+        ("/c.m3u8", master),
+        ("/d.m3u8", "#EXTM3U\n"),
+        ("/e", "\n"),
+    ] {
+        origin.set(path, Reply::ok(body));
+        let output = run(with(origin.url(path).as_str(), &[])).await;
+        assert_error(&output, "E-ORIGIN-EMPTY", 1, &[path, "lists no rendition yet", "encoder", "again"]);
+    }
+    let url = vod(&origin);
+    let filtered = run(with(&url, &["--renditions", "4k"])).await;
+    assert_error(&filtered, "E-CONFIG", 2, &[&url, "no rendition left", "4k"]);
 }
 
 #[test]

@@ -142,3 +142,22 @@ async fn channels_come_and_go_with_the_file() {
     assert!(!metrics.contains("channel=\"one\"") && !metrics.contains("channel=\"two\""), "they are gone");
     assert!(sender.child.try_wait().expect("asked").is_none(), "it runs on");
 }
+
+/// The encoder of one of two channels begins after the sender.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_whose_manifest_lists_nothing_is_waited_for() {
+    let origin = ScriptedOrigin::start().await;
+    for name in ["here", "late"] {
+        segments(&origin, &format!("/{name}"), 1, 9);
+        origin.set(&format!("/{name}/index.m3u8"), Reply::ok(playlist(1, 5, &[])));
+    }
+    origin.set("/late/master.m3u8", Reply::ok("#EXTM3U\n#EXT-X-INDEPENDENT-SEGMENTS\n"));
+    let urls = ["/here/index.m3u8", "/late/master.m3u8"].map(|path| origin.url(path).to_string());
+    let sender = start(&[&urls[0], &urls[1]]).await;
+    described(&sender, &["here"]).await;
+    let says = status_text(&sender).await;
+    assert!(says.contains("lists no rendition yet"), "{says}");
+    let master = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=800000\nindex.m3u8\n";
+    origin.set("/late/master.m3u8", Reply::ok(master));
+    described(&sender, &["here", "late"]).await;
+}
