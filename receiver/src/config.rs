@@ -421,19 +421,14 @@ impl FromStr for SessionSource {
     type Err = StartupError;
 
     fn from_str(s: &str) -> Result<Self, StartupError> {
-        if let Ok(url) = Url::parse(s)
-            && matches!(url.scheme(), "http" | "https")
-        {
-            return Ok(SessionSource::Url(complete(url)));
+        match Url::parse(s) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(SessionSource::Url(complete(url))),
+            Err(e) if is_web(s) => Err(wrong_session(format!("`{s}` is not a URL: {e}"))),
+            _ => match s.split_once('@') {
+                Some((source, target)) => multicast(s, source, target),
+                None => Err(wrong_session(format!("`{s}` is neither a URL nor SOURCE@GROUP:PORT"))),
+            },
         }
-        multicast(s).ok_or_else(|| {
-            StartupError::usage(
-                "E-SESSION",
-                format!("`{s}` is neither a URL nor SOURCE@GROUP:PORT with a multicast group"),
-                "mahp-receiver http://sender.example:7780/\n\
-                 mahp-receiver 10.0.0.5@232.1.1.1:5000     (IPv6: 2001:db8::5@[ff3e::8000:1]:5000; any source: *@239.1.1.1:5000)",
-            )
-        })
     }
 }
 
@@ -444,19 +439,61 @@ fn complete(mut url: Url) -> Url {
     }
     url
 }
+fn is_web(s: &str) -> bool {
+    ["http:", "https:"]
+        .iter()
+        .any(|scheme| s.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme)))
+}
 
-fn multicast(s: &str) -> Option<SessionSource> {
-    let (source, target) = s.split_once('@')?;
-    let target: SocketAddr = target.parse().ok()?;
+fn wrong_session(message: String) -> StartupError {
+    StartupError::usage(
+        "E-SESSION",
+        message,
+        "mahp-receiver http://sender.example:7780/\n\
+         mahp-receiver 10.0.0.5@232.1.1.1:5000     (IPv6: 2001:db8::5@[ff3e::8000:1]:5000; any source: *@239.1.1.1:5000)",
+    )
+}
+
+
+/// `source@target`, as written in `s`. The first thing that is wrong is told.
+fn multicast(s: &str, source: &str, target: &str) -> Result<SessionSource, StartupError> {
+    let wrong = |why: String| wrong_session(format!("`{s}`: {why}"));
+    let address = |text: &str| text.trim_matches(['[', ']']).parse::<IpAddr>();
     let source = match source {
         "*" | "" => None,
-        text => Some(text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?),
+        text => Some(
+            address(text)
+                .map_err(|_| wrong(format!("source `{text}` is no IP address (* is any source)")))?,
+        ),
     };
-    let (group, port) = (target.ip(), target.port());
-    let sound = group.is_multicast()
-        && port != 0
-        && source.is_none_or(|s| s.is_ipv4() == group.is_ipv4() && !s.is_multicast() && !s.is_unspecified());
-    sound.then_some(SessionSource::Multicast { source, group, port })
+    let (group, port) = match (target.parse::<SocketAddr>(), address(target), target.rsplit_once(':')) {
+        (Ok(target), ..) => (target.ip(), target.port()),
+        (_, Ok(group), _) => {
+            return Err(wrong(format!("the port is missing: {}", SocketAddr::new(group, 5000))));
+        }
+        (_, _, Some((group, port))) if address(group).is_ok() => {
+            return Err(wrong(format!("`{port}` is no port: 1 to 65535")));
+        }
+        _ => return Err(wrong(format!("`{target}` is no address of a group with a port"))),
+    };
+    if !group.is_multicast() {
+        let message = format!("`{s}`: group {group} is outside multicast space (224.0.0.0/4, ff00::/8)");
+        return Err(StartupError { code: "E-GROUP", ..wrong_session(message) });
+    }
+    if port == 0 {
+        return Err(wrong("port 0 is none: 1 to 65535".into()));
+    }
+    if let Some(source) = source.filter(|s| s.is_ipv4() != group.is_ipv4()) {
+        return Err(wrong(format!(
+            "source {source} and group {group} are of different families, IPv4 and IPv6"
+        )));
+    }
+    match source.filter(|s| s.is_multicast() || s.is_unspecified()) {
+        Some(source) => {
+            Err(wrong(format!("{source} cannot be a source: give the address that packets come from")))
+        }
+        None => Ok(SessionSource::Multicast { source, group, port }),
+    }
 }
 
 impl fmt::Display for SessionSource {

@@ -108,8 +108,16 @@ fn nobody_reads_to_the_end() {
 #[test]
 fn sessions_that_are_none() {
     let says = ["mahp-receiver http://", "@232.1.1.1:5000"];
-    for session in ["notaurl", "127.0.0.1@10.0.0.1:5000", "ftp://sender/session.json"] {
-        assert_error(&program(&[session]), "E-SESSION", 2, &[session, says[0], says[1]]);
+    for (session, code, why) in [
+        ("notaurl", "E-SESSION", "neither"),
+        ("ftp://sender/session.json", "E-SESSION", "neither"),
+        ("http://sender:port/", "E-SESSION", "invalid port number"),
+        ("127.0.0.1@10.0.0.1:5000", "E-GROUP", "group 10.0.0.1 is outside multicast space"),
+        ("127.0.0.1@232.1.1.1", "E-SESSION", "port is missing"),
+        ("127.0.0.1@232.1.1.1:0", "E-SESSION", "port 0"),
+        ("127.0.0.1@[ff3e::8000:1]:5000", "E-SESSION", "different families"),
+    ] {
+        assert_error(&program(&[session]), code, 2, &[session, why, says[0], says[1]]);
     }
 }
 

@@ -71,18 +71,32 @@ fn sessions_are_urls_or_endpoints() {
     assert_eq!(ok("10.0.0.5@232.1.1.1:5000"), "10.0.0.5@232.1.1.1:5000");
     assert_eq!(ok("*@239.1.1.1:5000"), "*@239.1.1.1:5000");
     assert_eq!(ok("2001:db8::5@[ff3e::8000:1]:5000"), "2001:db8::5@[ff3e::8000:1]:5000");
-    for bad in [
-        "",
-        "x",
-        "ftp://h/",
-        "10.0.0.5@10.0.0.6:5000",
-        "10.0.0.5@232.1.1.1",
-        "232.1.1.1@232.1.1.1:1",
-        "10.0.0.5@232.1.1.1:0",
-        "10.0.0.5@[ff3e::1]:5000",
+    for (bad, code, says) in [
+        ("", "E-SESSION", "neither a URL nor"),
+        ("x", "E-SESSION", "neither a URL nor"),
+        ("ftp://h/", "E-SESSION", "neither a URL nor"),
+        ("http://h:99999/", "E-SESSION", "invalid port number"),
+        ("https://", "E-SESSION", "empty host"),
+        (
+            "10.0.0.5@10.0.0.6:5000",
+            "E-GROUP",
+            "group 10.0.0.6 is outside multicast space (224.0.0.0/4, ff00::/8)",
+        ),
+        ("232.1.1.1@10.0.0.5:5000", "E-GROUP", "group 10.0.0.5 is outside"),
+        ("10.0.0.5@232.1.1.1", "E-SESSION", "the port is missing: 232.1.1.1:5000"),
+        ("2001:db8::5@ff3e::8000:1", "E-SESSION", "the port is missing: [ff3e::8000:1]:5000"),
+        ("10.0.0.5@232.1.1.1:70000", "E-SESSION", "`70000` is no port"),
+        ("10.0.0.5@232.1.1.1:0", "E-SESSION", "port 0 is none"),
+        ("10.0.0.5@groups.example:5000", "E-SESSION", "`groups.example:5000` is no address of a group"),
+        ("sender.example@232.1.1.1:5000", "E-SESSION", "source `sender.example` is no IP address"),
+        ("10.0.0.5@[ff3e::1]:5000", "E-SESSION", "of different families"),
+        ("232.1.1.1@232.1.1.1:1", "E-SESSION", "232.1.1.1 cannot be a source"),
+        ("0.0.0.0@232.1.1.1:1", "E-SESSION", "0.0.0.0 cannot be a source"),
     ] {
         let error = bad.parse::<SessionSource>().unwrap_err();
-        assert_eq!((error.code, error.exit), ("E-SESSION", 2), "{bad}");
+        assert_eq!((error.code, error.exit), (code, 2), "{bad}");
+        assert!(error.message.contains(bad) && error.message.contains(says), "{bad}: {error}");
+        assert!(error.hint.contains("mahp-receiver 10.0.0.5@232.1.1.1:5000"), "{error}");
     }
 }
 
