@@ -7,7 +7,7 @@ use mahp_common::auth::VerifyingKey;
 use mahp_runtime::config::{BitRate, ByteSize, Span};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
-use mahp_runtime::settings::{self, Place};
+use mahp_runtime::settings::{self, Place, Table};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,6 +18,8 @@ use url::Url;
 
 /// Every key with its default and meaning: `config print --default`.
 pub const DEFAULT_FILE: &str = include_str!("../mahp-receiver.toml");
+
+const PROGRAM: &str = "mahp-receiver";
 
 /// Where a configuration is looked for when none is named.
 const DEFAULT_PATHS: [&str; 2] = ["mahp-receiver.toml", "/etc/mahp/receiver.toml"];
@@ -234,6 +236,8 @@ pub struct Moq {
 /// What the program does, nothing left open.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where all this comes from, for errors that show only in use.
+    pub place: Place,
     /// `session`.
     pub sessions: Vec<SessionSource>,
     /// `listen`.
@@ -291,7 +295,7 @@ pub fn load(cli: &Cli) -> Result<Config, StartupError> {
     // A default place is not looked at when sessions are given: what is typed is complete.
     let path = path.filter(|_| cli.config.is_some() || cli.sessions.is_empty());
     let file: File = match &path {
-        Some(path) => mahp_runtime::config::load(path)?,
+        Some(path) => mahp_runtime::config::load(PROGRAM, path)?,
         None => File::default(),
     };
     let config = resolve(cli, file.receiver, path.as_deref())?;
@@ -324,9 +328,11 @@ fn no_session(file: Option<&Path>) -> StartupError {
 /// # Errors
 /// `E-CONFIG`, `E-SESSION`.
 pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config, StartupError> {
+    let place = Place::new(path, vec![Table::One("receiver")], &cli.settings);
+    let place = &place.with_given("session", !cli.sessions.is_empty());
     let s = cli.settings.clone().or(file);
-    let place = Place { file: path };
     let sessions = if cli.sessions.is_empty() { s.session.unwrap_or_default() } else { cli.sessions.clone() };
+    let session = |s: &String| s.parse().map_err(|e| place.blame("session", e));
     let idle = s.idle_leave.map_or(Duration::from_secs(30), |t| t.0);
     if idle < Duration::from_secs(1) {
         return Err(place.wrong("idle-leave", "less than 1s", "players pause that long: use 10s or more"));
@@ -348,7 +354,8 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
         }
     }
     Ok(Config {
-        sessions: sessions.iter().map(|s| s.parse()).collect::<Result<_, _>>()?,
+        place: place.clone(),
+        sessions: sessions.iter().map(session).collect::<Result<_, _>>()?,
         listen: s.listen.unwrap_or(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 7790))),
         admin: s.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 7791))),
         interface: s.interface,
@@ -388,7 +395,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
 fn moq(
     (listen, certificate, key): (Option<SocketAddr>, Option<PathBuf>, Option<PathBuf>),
     publisher: Option<String>,
-    place: Place<'_>,
+    place: &Place,
 ) -> Result<Moq, StartupError> {
     let hint = "give moq-certificate and moq-certificate-key together, or neither";
     let certificate = match (certificate, key) {
@@ -404,7 +411,7 @@ fn moq(
     Ok(Moq { listen, certificate, publisher: publisher.map(url).transpose()? })
 }
 
-fn keys(texts: &[String], place: Place<'_>) -> Result<Vec<VerifyingKey>, StartupError> {
+fn keys(texts: &[String], place: &Place) -> Result<Vec<VerifyingKey>, StartupError> {
     let parse = |text: &String| {
         VerifyingKey::from_base64(text).map_err(|_| {
             place.wrong(
@@ -432,13 +439,6 @@ impl FromStr for SessionSource {
     }
 }
 
-/// A URL without path leads to the well-known place.
-fn complete(mut url: Url) -> Url {
-    if url.path() == "/" {
-        url.set_path(mahp_common::catalog::WELL_KNOWN_PATH);
-    }
-    url
-}
 fn is_web(s: &str) -> bool {
     ["http:", "https:"]
         .iter()
@@ -454,6 +454,13 @@ fn wrong_session(message: String) -> StartupError {
     )
 }
 
+/// A URL without path leads to the well-known place.
+fn complete(mut url: Url) -> Url {
+    if url.path() == "/" {
+        url.set_path(mahp_common::catalog::WELL_KNOWN_PATH);
+    }
+    url
+}
 
 /// `source@target`, as written in `s`. The first thing that is wrong is told.
 fn multicast(s: &str, source: &str, target: &str) -> Result<SessionSource, StartupError> {
@@ -571,7 +578,7 @@ fn quarter(meminfo: &str, cgroup: &str) -> u64 {
 /// As [`load`].
 pub fn print(cli: &Cli, file: Option<&Path>) -> Result<String, StartupError> {
     let from_file: File = match file {
-        Some(path) => mahp_runtime::config::load(path)?,
+        Some(path) => mahp_runtime::config::load(PROGRAM, path)?,
         None => File::default(),
     };
     resolve(cli, from_file.receiver.clone(), file)?;

@@ -34,10 +34,9 @@ pub mod store;
 mod testing;
 pub mod urls;
 
-use clap::Parser as _;
 use cli::{Cli, Command};
 use mahp_runtime::error::StartupError;
-use mahp_runtime::settings::ConfigCommand;
+use mahp_runtime::settings::{self, ConfigCommand};
 use mahp_runtime::{ask, say};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -55,13 +54,13 @@ pub fn main() -> Result<u8, StartupError> {
 /// # Errors
 /// As [`main`].
 pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<u8, StartupError> {
-    let cli = Cli::parse_from(args);
+    let cli: Cli = settings::parse_args(args)?;
     mahp_runtime::fetch::install_crypto();
     match cli.command.clone() {
         None => receive(&cli),
         Some(Command::Config { command }) => config_command(&cli, &command),
         Some(Command::Completions { shell }) => {
-            mahp_runtime::settings::completions::<Cli>(shell);
+            settings::completions::<Cli>(shell);
             Ok(0)
         }
         Some(Command::Status { admin, json }) => in_runtime(status(admin, json)),
@@ -76,6 +75,7 @@ fn receive(cli: &Cli) -> Result<u8, StartupError> {
     let config = config::load(cli)?;
     mahp_runtime::log::init(config.log_format, "info");
     mahp_runtime::files::raise_limit();
+    settings::warn_of_variables::<Cli>("MAHP_RECEIVER_");
     in_runtime(async {
         let stop = mahp_runtime::shutdown::on_signals();
         let mut reloads = mahp_runtime::shutdown::Reloads::new();

@@ -124,7 +124,8 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
 /// A network or host that is none, an interface that does not exist.
 pub fn check(config: &Config) -> Result<(), StartupError> {
     front_options(config)?;
-    config.interface.as_deref().map_or(Ok(()), |name| mahp_runtime::udp::interface(name).map(drop))
+    let interface = config.interface.as_deref().map(mahp_runtime::udp::interface).transpose();
+    interface.map(drop).map_err(|e| config.place.blame("interface", e))
 }
 
 const USER_AGENT: &str = concat!("mahp-receiver/", env!("CARGO_PKG_VERSION"));
@@ -134,12 +135,17 @@ fn fetcher() -> Fetcher {
 }
 
 fn front_options(config: &Config) -> Result<http::Options, StartupError> {
-    let wrong = |e: String| StartupError::usage("E-CONFIG", e, "mahp-receiver config print --default");
+    let wrong = |key: &'static str| {
+        move |e: String| {
+            let error = StartupError::usage("E-CONFIG", e, "mahp-receiver config print --default");
+            config.place.blame(key, error)
+        }
+    };
     let networks = config.allow_from.iter().map(|n| n.parse::<Network>()).collect::<Result<_, _>>();
     Ok(http::Options {
-        allow_from: networks.map_err(wrong)?,
+        allow_from: networks.map_err(wrong("allow-from"))?,
         site: Site::of_this_box(),
-        allow_origins: HostList::new(&config.allow_origin).map_err(wrong)?,
+        allow_origins: HostList::new(&config.allow_origin).map_err(wrong("allow-origin"))?,
         rungs: config.rungs,
         low_latency: config.latency == Latency::Low,
         unicast: config.unicast,

@@ -141,16 +141,89 @@ fn configuration_files() {
     assert_error(&output, "E-CONFIG", 2, &["typo.toml:2", "`listne`", "did you mean `listen`?"]);
     let output = program(&["--config", "/no/such/file.toml"]);
     assert_error(&output, "E-CONFIG", 2, &["/no/such/file.toml"]);
+
+    let session = "session = [\"http://127.0.0.1:9/\"]\n";
+    for (text, code, says) in [
+        (
+            format!("[receiver]\n{session}interface = \"nonesuch0\"\n"),
+            "E-IFACE",
+            "wrong.toml:3: `interface`: no network",
+        ),
+        (
+            "[receiver]\nsession = [\"http://[/\"]\n".to_owned(),
+            "E-SESSION",
+            "wrong.toml:2: `session`: `http://[/` is not a URL",
+        ),
+        (
+            format!("[receiver]\n{session}\nallow-from = [\"x/y\"]\n"),
+            "E-CONFIG",
+            "wrong.toml:4: `allow-from`: ",
+        ),
+        (
+            format!("[receiver]\n{session}hold = \"20s\"\n"),
+            "E-CONFIG",
+            "wrong.toml:3: `hold` cannot be more than 8s",
+        ),
+        (format!("[receiver]\n{session}listen = \"x\"\n"), "E-CONFIG", "wrong.toml:3: `listen`: "),
+    ] {
+        let file = folder("config").join("wrong.toml");
+        std::fs::write(&file, text).unwrap();
+        assert_error(&program(&["--config", file.to_str().unwrap()]), code, 2, &[says]);
+    }
+    assert_error(
+        &output_of_typo(),
+        "E-CONFIG",
+        2,
+        &["see the commented list", ": mahp-receiver config print --default"],
+    );
+}
+
+fn output_of_typo() -> Output {
+    let file = folder("config").join("value.toml");
+    std::fs::write(&file, "[receiver]\nhold = 8\n").unwrap();
+    program(&["--config", file.to_str().unwrap()])
 }
 
 #[test]
-fn the_doctor_of_nothing_says_broken() {
+fn arguments_that_are_refused() {
     assert_error(
-        &command(&["doctor", "--admin", "127.0.0.1:9"]),
-        "E-ADMIN",
+        &program(&["--hold", "banana"]),
+        "E-USAGE",
         2,
-        &["is mahp-receiver running?"],
+        &["'banana' for '--hold <TIME>'", "mahp-receiver --help"],
     );
+    assert_error(
+        &program(&["--intreface", "lo"]),
+        "E-USAGE",
+        2,
+        &["--intreface", "try: a similar argument exists: '--interface'"],
+    );
+    assert_error(&command(&["completions", "csh"]), "E-USAGE", 2, &["csh", "bash"]);
+    let help = command(&["--help"]);
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("Common mistakes"));
+}
+
+#[test]
+fn variables_that_are_none() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // It ends at the address that is taken.
+    let output = Command::new(env!("CARGO_BIN_EXE_mahp-receiver"))
+        .args(["http://127.0.0.1:9/", "--admin", "127.0.0.1:0"])
+        .env("MAHP_RECEIVER_LISTEN", &taken)
+        .env("MAHP_RECEIVER_INTREFACE", "lo")
+        .env("XDG_STATE_HOME", folder("state"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("W-ENVIRONMENT: MAHP_RECEIVER_INTREFACE: ")
+            && stderr.contains("did you mean MAHP_RECEIVER_INTERFACE?"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("E-PORT-IN-USE"), "{stderr}");
+    assert!(!stderr.contains("MAHP_RECEIVER_LISTEN"), "{stderr}");
 }
 
 #[test]
@@ -162,6 +235,16 @@ fn https_where_http_is_spoken() {
         "E-SESSION",
         1,
         &["does not speak TLS", &format!("use http://: http://{plain}/")],
+    );
+}
+
+#[test]
+fn the_doctor_of_nothing_says_broken() {
+    assert_error(
+        &command(&["doctor", "--admin", "127.0.0.1:9"]),
+        "E-ADMIN",
+        2,
+        &["is mahp-receiver running?"],
     );
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 /// Largest configuration file, bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Reads a file into `T` (which must `deny_unknown_fields`). Error `E-CONFIG` names file:line, the key, and the nearest known
+/// Reads a configuration of `program` into `T` (which must `deny_unknown_fields`). Error `E-CONFIG` names file:line, the key, and the nearest known
 /// key (“did you mean”).
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, StartupError> {
+pub fn load<T: DeserializeOwned>(program: &str, path: &Path) -> Result<T, StartupError> {
     let name = path.display().to_string();
     let error = |message: String, hint: &str| StartupError::usage("E-CONFIG", message, hint);
     let size = std::fs::metadata(path)
@@ -31,25 +31,27 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, StartupError> {
     })?;
     let text = String::from_utf8(bytes)
         .map_err(|_| error(format!("{name}: not UTF-8 text"), "save the file as UTF-8"))?;
-    parse(&name, &text)
+    toml::from_str(&text).map_err(|e| explain(&name, &text, &e, &format!("{program} ")))
 }
 
 /// As [`load`], for text that is there already; `name` stands for the file in errors.
 pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, StartupError> {
-    toml::from_str(text).map_err(|e| explain(name, text, &e))
+    toml::from_str(text).map_err(|e| explain(name, text, &e, ""))
 }
 
-fn explain(name: &str, text: &str, error: &toml::de::Error) -> StartupError {
+/// `program`: its name and a space, for the hint.
+fn explain(name: &str, text: &str, error: &toml::de::Error, program: &str) -> StartupError {
     let at = error.span().map_or(0, |s| s.start.min(text.len()));
     let before = text.get(..at).unwrap_or("");
     let line = before.matches('\n').count() + 1;
     let place = if error.span().is_some() { format!("{name}:{line}") } else { name.to_owned() };
     let section = section(text, line);
     let message = error.message().replace('\n', " ");
-    let hint = "see the commented list of all keys: config print --default";
+    let hint = format!("see the commented list of all keys: {program}config print --default");
     let Some((key, known)) = unknown_field(&message) else {
         let inside = section.map_or_else(String::new, |s| format!(" in {s}"));
-        return StartupError::usage("E-CONFIG", format!("{place}: {message}{inside}"), hint);
+        let key = key_at(text, at).map_or_else(String::new, |key| format!("`{key}`: "));
+        return StartupError::usage("E-CONFIG", format!("{place}: {key}{message}{inside}"), hint);
     };
     let is_header = text.lines().nth(line - 1).is_some_and(|l| l.trim_start().starts_with('['));
     let mut text = match section {
@@ -62,6 +64,13 @@ fn explain(name: &str, text: &str, error: &toml::de::Error) -> StartupError {
         return StartupError::usage("E-CONFIG", text, hint);
     }
     StartupError::usage("E-CONFIG", text, format!("keys that exist here: {}", known.join(", ")))
+}
+
+/// The key whose value begins on the line of byte `at`.
+fn key_at(text: &str, at: usize) -> Option<&str> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |i| i + 1);
+    let key = text.get(start..at)?.split_once('=')?.0.trim();
+    key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)).then_some(key)
 }
 
 /// The table header that `line` (from 1) stands under, as written: `[receiver]`, `[[channel]]`.
@@ -84,7 +93,7 @@ fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
 }
 
 /// The known key nearest to `key`, if it is near: at most a third of its letters differ.
-fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
     let dashed = |s: &str| s.to_ascii_lowercase().replace('_', "-");
     let key = dashed(key);
     let best = known.iter().map(|k| (distance(&key, &dashed(k)), k)).min_by_key(|(d, _)| *d)?;
@@ -315,11 +324,11 @@ mod tests {
     fn values_that_cannot_be_are_refused_with_place_and_form() {
         assert_eq!(
             error("[receiver]\nhold-max = 8\n"),
-            "mahp.toml:2: invalid type: integer `8`, expected a time with its unit, as \"500ms\" in [receiver]"
+            "mahp.toml:2: `hold-max`: invalid type: integer `8`, expected a time with its unit, as \"500ms\" in [receiver]"
         );
         assert_eq!(
             error("[receiver]\nstore = \"64\"\n"),
-            "mahp.toml:2: `64` is not a size: the unit is missing; write it as `4 MiB` in [receiver]"
+            "mahp.toml:2: `store`: `64` is not a size: the unit is missing; write it as `4 MiB` in [receiver]"
         );
         let text = error("ttl = 300\n");
         assert!(text.starts_with("mahp.toml:1: ") && text.contains("300"), "{text}");
@@ -331,14 +340,17 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_read_are_told() {
-        let error = load::<File>(Path::new("/nonexistent/mahp.toml")).unwrap_err();
+        let error = load::<File>("mahp-test", Path::new("/nonexistent/mahp.toml")).unwrap_err();
         assert!(error.message.starts_with("/nonexistent/mahp.toml: cannot read"), "{error}");
         let path = std::env::temp_dir().join(format!("mahp-config-{}.toml", std::process::id()));
         std::fs::write(&path, b"ttl = \"\xff\"").unwrap();
-        let error = load::<File>(&path).unwrap_err();
+        let error = load::<File>("mahp-test", &path).unwrap_err();
         assert!(error.message.ends_with("not UTF-8 text"), "{error}");
+        std::fs::write(&path, "tl = 2").unwrap();
+        let error = load::<File>("mahp-test", &path).unwrap_err();
+        assert!(error.hint.ends_with(": mahp-test config print --default"), "{error}");
         std::fs::write(&path, "ttl = 2").unwrap();
-        assert_eq!(load::<File>(&path).unwrap().ttl, 2);
+        assert_eq!(load::<File>("mahp-test", &path).unwrap().ttl, 2);
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -8,7 +8,7 @@ use mahp_common::limits;
 use mahp_runtime::config::{BitRate, ByteSize};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::log::LogFormat;
-use mahp_runtime::settings::Place;
+use mahp_runtime::settings::{Place, Table};
 use serde::{Deserialize, Serialize};
 pub use show::command;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +17,8 @@ use url::Url;
 
 /// Every key with its default and meaning: `config print --default`.
 pub const DEFAULT_FILE: &str = include_str!("../mahp-sender.toml");
+
+const PROGRAM: &str = "mahp-sender";
 
 /// Options of the whole sender. Keys of `[sender]`, flags and `MAHP_SENDER_…` have the same names.
 #[derive(clap::Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -180,6 +182,8 @@ pub struct File {
 /// What the program does, nothing left open.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Where all this but the channels comes from, for errors that show only in use.
+    pub place: Place,
     /// `interface`.
     pub interface: Option<String>,
     /// `source`.
@@ -277,20 +281,20 @@ fn parse_profile(s: &str) -> Result<WireProfile, String> {
 /// `E-CONFIG`, `E-URL`, `E-GROUP`: all with exit status 2.
 pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
     let file: File = match &cli.config {
-        Some(path) => mahp_runtime::config::load(path)?,
+        Some(path) => mahp_runtime::config::load(PROGRAM, path)?,
         None => File::default(),
     };
-    let place = Place { file: cli.config.as_deref() };
-    let channels = channels(&cli, &file, place)?;
+    let channels = channels(&cli, &file)?;
+    let place = &Place::new(cli.config.as_deref(), vec![Table::One("sender")], &cli.sender);
     let (c, f) = (cli.sender, file.sender);
     let source = c.source.or(f.source);
     let group_base = c.group_base.or(f.group_base);
     let asm = c.asm.or(f.asm).unwrap_or(false);
     let ipv6 = c.ipv6.or(f.ipv6).unwrap_or_else(|| source.or(group_base).is_some_and(|a| a.is_ipv6()));
     let announce_source = c.announce_source.or(f.announce_source);
-    check_addresses(source, announce_source, group_base, asm, ipv6)?;
+    check_addresses(source, announce_source, group_base, (asm, ipv6), place)?;
     let standby_sources = c.standby_source.or(f.standby_source).unwrap_or_default();
-    standby_sources.iter().try_for_each(|s| check_addresses(None, Some(*s), None, asm, ipv6))?;
+    standby_sources.iter().try_for_each(|s| check_source("standby-source", *s, ipv6, place))?;
     let dscp = c.dscp.or(f.dscp).unwrap_or(0);
     if dscp > 63 {
         return Err(place.wrong("dscp", &dscp.to_string(), "use 0 to 63; 34 (AF41) is usual for video"));
@@ -306,6 +310,7 @@ pub fn resolve(cli: Cli) -> Result<Config, StartupError> {
     let format = c.log_format.or(f.log_format).unwrap_or_else(|| "text".into());
     let log_format = format.parse().map_err(|e: String| place.wrong("log-format", &format, &e))?;
     Ok(Config {
+        place: place.clone(),
         interface: c.interface.or(f.interface),
         source,
         announce_source,
@@ -347,7 +352,7 @@ fn moq(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     relay: Option<String>,
-    place: Place<'_>,
+    place: &Place,
 ) -> Result<Option<crate::moq::Options>, StartupError> {
     let hint = "give moq-certificate and moq-certificate-key together, or neither";
     let certificate = match (certificate, key) {
@@ -366,7 +371,7 @@ fn moq(
 }
 
 /// `URL` or `WEIGHT URL`.
-fn repair_servers(texts: &[String], place: Place<'_>) -> Result<Vec<RepairServer>, StartupError> {
+fn repair_servers(texts: &[String], place: &Place) -> Result<Vec<RepairServer>, StartupError> {
     let one = |text: &String| {
         let wrong = || {
             let hint = "give a base URL that ends with `/`, with its weight before it where there are several: \
@@ -388,60 +393,66 @@ fn check_addresses(
     source: Option<IpAddr>,
     announce: Option<IpAddr>,
     group: Option<IpAddr>,
-    asm: bool,
-    ipv6: bool,
+    (asm, ipv6): (bool, bool),
+    place: &Place,
 ) -> Result<(), StartupError> {
-    let family = if ipv6 { "IPv6" } else { "IPv4" };
-    for (key, address) in [("source", source), ("announce-source", announce), ("group-base", group)] {
-        if let Some(address) = address.filter(|a| a.is_ipv6() != ipv6) {
-            return Err(StartupError::usage(
-                "E-CONFIG",
-                format!("--{key} {address} is not an {family} address"),
-                "give source, announce-source and group-base of one family, or --ipv6",
-            ));
-        }
-    }
     for (key, address) in [("source", source), ("announce-source", announce)] {
-        if let Some(address) = address.filter(|a| a.is_multicast() || a.is_unspecified()) {
-            return Err(StartupError::usage(
-                "E-CONFIG",
-                format!("--{key} {address} cannot be a source address"),
-                format!("give a unicast address of an interface: --{key} 192.0.2.1"),
-            ));
-        }
+        address.map_or(Ok(()), |a| check_source(key, a, ipv6, place))?;
     }
-    match group {
-        Some(group) => crate::plan::check_group(group, asm),
-        None => Ok(()),
-    }
+    let Some(group) = group else { return Ok(()) };
+    check_family("group-base", group, ipv6, place)?;
+    crate::plan::check_group(group, asm).map_err(|e| place.blame("group-base", e))
 }
 
-fn channels(cli: &Cli, file: &File, place: Place<'_>) -> Result<Vec<ChannelConfig>, StartupError> {
-    let mut wanted: Vec<(String, ChannelSettings)> = Vec::new();
+fn check_source(key: &str, address: IpAddr, ipv6: bool, place: &Place) -> Result<(), StartupError> {
+    check_family(key, address, ipv6, place)?;
+    if address.is_multicast() || address.is_unspecified() {
+        let hint = format!("give a unicast address of an interface: --{key} 192.0.2.1");
+        return Err(place.wrong(key, &format!("{address}: it cannot be a source address"), &hint));
+    }
+    Ok(())
+}
+
+fn check_family(key: &str, address: IpAddr, ipv6: bool, place: &Place) -> Result<(), StartupError> {
+    if address.is_ipv6() == ipv6 {
+        return Ok(());
+    }
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let hint = "give source, announce-source and group-base of one family, or --ipv6";
+    Err(place.wrong(key, &format!("{address}: it is not an {family} address"), hint))
+}
+
+fn channels(cli: &Cli, file: &File) -> Result<Vec<ChannelConfig>, StartupError> {
+    let path = cli.config.as_deref();
+    let place = |tables, given: &ChannelSettings| Place::new(path, tables, given);
+    let mut wanted: Vec<(String, ChannelSettings, Place)> = Vec::new();
     for url in &cli.urls {
-        wanted.push((url.clone(), cli.channel.clone().or(file.defaults.clone())));
+        let place = place(vec![Table::One("defaults")], &cli.channel).with_given("url", true);
+        wanted.push((url.clone(), cli.channel.clone().or(file.defaults.clone()), place));
     }
     // URLs on the command line take the place of the file's channels.
     if cli.urls.is_empty() {
+        let mut over = cli.channel.clone();
+        (over.channel_name, over.title) = (None, None);
         for (i, channel) in file.channel.iter().enumerate() {
-            let url = channel.url.clone().ok_or_else(|| {
-                place.wrong("url", "missing", &format!("give channel {} an url = \"https://…\"", i + 1))
-            })?;
-            let mut over = cli.channel.clone();
-            (over.channel_name, over.title) = (None, None);
-            wanted.push((url, over.or(channel.clone()).or(file.defaults.clone())));
+            let place = place(vec![Table::Nth("channel", i), Table::One("defaults")], &over);
+            let url = channel
+                .url
+                .clone()
+                .ok_or_else(|| place.wrong("url", "missing", "give the channel an url = \"https://…\""))?;
+            wanted.push((url, over.clone().or(channel.clone()).or(file.defaults.clone()), place));
         }
     }
     if wanted.is_empty() {
-        return Err(nothing_to_send(place.file));
+        return Err(nothing_to_send(path));
     }
     let many = wanted.len() > 1;
     let mut out: Vec<ChannelConfig> = Vec::new();
-    for (url, mut settings) in wanted {
+    for (url, mut settings, place) in wanted {
         if many && !cli.urls.is_empty() {
             (settings.channel_name, settings.title) = (None, None);
         }
-        let channel = channel(&url, settings, place, &out)?;
+        let channel = channel(&url, settings, &place, &out)?;
         out.push(channel);
     }
     Ok(out)
@@ -464,10 +475,10 @@ fn nothing_to_send(file: Option<&Path>) -> StartupError {
 fn channel(
     url: &str,
     s: ChannelSettings,
-    place: Place<'_>,
+    place: &Place,
     others: &[ChannelConfig],
 ) -> Result<ChannelConfig, StartupError> {
-    let url = parse_url(url)?;
+    let url = parse_url(url).map_err(|e| place.blame("url", e))?;
     let given = s.channel_name.is_some();
     let mut name = s.channel_name.unwrap_or_else(|| name_from(&url));
     if !is_channel_name(&name) {
@@ -537,7 +548,7 @@ fn repair_bounds(
     percent: u32,
     floor: Option<u32>,
     ceiling: Option<u32>,
-    place: Place<'_>,
+    place: &Place,
 ) -> Result<(u32, u32), StartupError> {
     let default = if percent == 0 { 0 } else { percent.max(50) };
     let (floor, ceiling) = (floor.unwrap_or(percent), ceiling.unwrap_or(default));

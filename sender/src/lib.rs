@@ -30,8 +30,8 @@ pub mod spool;
 pub mod status;
 pub mod tasks;
 
-use clap::Parser as _;
 use mahp_runtime::error::StartupError;
+use mahp_runtime::settings;
 
 /// The whole program: reads arguments, runs until the content ends or a signal comes.
 ///
@@ -47,11 +47,11 @@ pub fn main() -> Result<(), StartupError> {
 /// # Errors
 /// As [`main`].
 pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(), StartupError> {
-    let cli = cli::Cli::parse_from(args).of_probe();
+    let cli = settings::parse_args::<cli::Cli>(args)?.of_probe();
     match &cli.command {
         Some(cli::Command::Config { command }) => return config::command(&cli, command),
         Some(cli::Command::Completions { shell }) => {
-            mahp_runtime::settings::completions::<cli::Cli>(*shell);
+            settings::completions::<cli::Cli>(*shell);
             return Ok(());
         }
         Some(cli::Command::Status { admin, json }) => return in_runtime(ask::status(*admin, *json)),
@@ -63,6 +63,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
     let reread: service::Reread = Box::new(move || config::resolve(cli.clone()));
     mahp_runtime::log::init(config.log_format, "info");
     mahp_runtime::files::raise_limit();
+    settings::warn_of_variables::<cli::Cli>("MAHP_SENDER_");
     in_runtime(async {
         if dry_run { run::dry_run(config, json).await } else { run::run(config, reread).await }
     })

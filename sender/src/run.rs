@@ -179,7 +179,7 @@ async fn discover_all(fetcher: &Fetcher, clock: Clock, config: &Config) -> Resul
 fn local_place(config: &Config) -> Result<(Interface, IpAddr), StartupError> {
     let fits = |a: &&IpAddr| a.is_ipv6() == config.ipv6;
     if let Some(name) = &config.interface {
-        let interface = udp::interface(name)?;
+        let interface = udp::interface(name).map_err(|e| config.place.blame("interface", e))?;
         let own = interface.addresses.iter().find(fits).copied();
         let source = config.source.or(own).ok_or_else(|| {
             let family = if config.ipv6 { "IPv6" } else { "IPv4" };
@@ -192,7 +192,8 @@ fn local_place(config: &Config) -> Result<(Interface, IpAddr), StartupError> {
         return Ok((interface, source));
     }
     if let Some(source) = config.source {
-        return Ok((udp::interface(&source.to_string())?, source));
+        let interface = udp::interface(&source.to_string());
+        return Ok((interface.map_err(|e| config.place.blame("source", e))?, source));
     }
     let towards = config.group_base.unwrap_or(if config.ipv6 {
         IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, 1])

@@ -104,13 +104,18 @@ fn sessions_are_urls_or_endpoints() {
 fn wrong_values_are_named() {
     let wrong = |text: &str| {
         let settings = file(&format!("[receiver]\n{text}\n"));
-        resolve(&Cli::default(), settings, Some(Path::new("mahp-receiver.toml"))).unwrap_err().to_string()
+        resolve(&Cli::default(), settings, Some(Path::new("none.toml"))).unwrap_err().to_string()
     };
     assert!(wrong("hold = \"20s\"").contains("`hold` cannot be more than 8s"));
     assert!(wrong("key = [\"abc\"]").contains("`key` cannot be `abc`"));
     assert!(wrong("memory = \"1 MiB\"").contains("`memory` cannot be 1048576 bytes"));
     assert!(wrong("idle-leave = \"10ms\"").contains("idle-leave"));
     assert!(wrong("log-format = \"xml\"").contains("xml"));
+    let session = wrong("session = [\"10.0.0.5@10.0.0.6:5000\"]");
+    assert!(
+        session.contains("E-GROUP]: none.toml: `session`: ") && session.contains("10.0.0.6"),
+        "{session}"
+    );
     let unknown =
         mahp_runtime::config::parse::<File>("mahp-receiver.toml", "[receiver]\nintreface = \"eth0\"\n");
     let text = unknown.unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! `mahp-sender config …`: the defaults, what a file comes to, and whether it is sound.
 
-use super::{DEFAULT_FILE, File, resolve};
+use super::{DEFAULT_FILE, File, PROGRAM, resolve};
 use crate::cli::Cli;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::say;
@@ -31,7 +31,8 @@ pub fn command(cli: &Cli, command: &ConfigCommand) -> Result<(), StartupError> {
 
 /// The text of `config print FILE`: each key, its value and where that came from; of each channel, what the file says of it.
 fn print(cli: &Cli, file: Option<&Path>) -> Result<String, StartupError> {
-    let given: File = file.map(mahp_runtime::config::load).transpose()?.unwrap_or_default();
+    let given: File =
+        file.map(|path| mahp_runtime::config::load(PROGRAM, path)).transpose()?.unwrap_or_default();
     let defaults: File = mahp_runtime::config::parse("defaults", DEFAULT_FILE)?;
     let path = file.map(|p| p.display().to_string()).unwrap_or_default();
     let explain = |section, sources: [toml::Table; 3]| {

@@ -185,7 +185,51 @@ fn configuration_files() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 channel(s)"));
     let gone = folder.join("gone.toml").display().to_string();
     assert_error(&program(&["--config", &gone]), "E-CONFIG", 2, &["gone.toml"]);
+    let hint = ": mahp-sender config print --default";
+    let channel = "[[channel]]\nurl = \"http://127.0.0.1:9/a.m3u8\"\n";
+    for (text, code, says) in [
+        (
+            format!("[sender]\ninterface = \"nonesuch0\"\n{channel}"),
+            "E-IFACE",
+            ["wrong.toml:2: `interface`: ", "nonesuch0"],
+        ),
+        (
+            format!("{channel}[sender]\ngroup-base = \"10.0.0.1\"\n"),
+            "E-GROUP",
+            ["wrong.toml:4: `group-base`: ", "10.0.0.1"],
+        ),
+        (
+            format!("{channel}\n[[channel]]\nurl = \"x\"\n"),
+            "E-URL",
+            ["wrong.toml:5: `url` of channel 2: ", "`x`"],
+        ),
+        (format!("{channel}[sender]\nttl = \"x\"\n"), "E-CONFIG", ["wrong.toml:4: `ttl`: ", hint]),
+    ] {
+        let file = write("wrong.toml", &text);
+        assert_error(&program(&["--config", &file]), code, 2, &says);
+    }
     std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn arguments_that_are_refused() {
+    let url = "http://127.0.0.1:9/x.m3u8";
+    let says = ["'banana' for '--group-base <GROUP>'", "mahp-sender --help"];
+    assert_error(&program(&[url, "--group-base", "banana"]), "E-USAGE", 2, &says);
+    let says = ["'--ttll'", "try: a similar argument exists: '--ttl'"];
+    assert_error(&program(&[url, "--ttll", "3"]), "E-USAGE", 2, &says);
+    assert_error(&program(&["probe"]), "E-USAGE", 2, &["<URL>"]);
+}
+
+#[test]
+fn variables_that_are_none() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mahp-sender"));
+    command.args(["http://127.0.0.1:9/x.m3u8", "--dry-run"]).env("MAHP_SENDER_GROUPBASE", "232.1.1.1");
+    let output = command.env("MAHP_SENDER_TTL", "3").stdin(Stdio::null()).output().expect("the program runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("W-ENVIRONMENT: MAHP_SENDER_GROUPBASE: "), "{stderr}");
+    assert!(stderr.contains("did you mean MAHP_SENDER_GROUP_BASE?"), "{stderr}");
+    assert!(!stderr.contains("MAHP_SENDER_TTL"), "{stderr}");
 }
 
 #[test]
