@@ -37,7 +37,7 @@ pub mod urls;
 use cli::{Cli, Command};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::settings::{self, ConfigCommand};
-use mahp_runtime::{ask, say};
+use mahp_runtime::{ask, files, say};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// The whole program: reads arguments, runs until a signal comes. Returns the exit status.
@@ -74,7 +74,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
 fn receive(cli: &Cli) -> Result<u8, StartupError> {
     let config = config::load(cli)?;
     mahp_runtime::log::init(config.log_format, "info");
-    mahp_runtime::files::raise_limit();
+    files::raise_limit();
     settings::warn_of_variables::<Cli>("MAHP_RECEIVER_");
     in_runtime(async {
         let stop = mahp_runtime::shutdown::on_signals();
@@ -116,7 +116,7 @@ async fn reloaded(cli: &Cli, reloads: &mut mahp_runtime::shutdown::Reloads) -> c
 fn in_runtime<T>(work: impl Future<Output = Result<T, StartupError>>) -> Result<T, StartupError> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().thread_name("mahp-receiver").build().map_err(|e| {
-        let hint = "raise the limit of processes (ulimit -u)";
+        let hint = files::hint(&e).unwrap_or_else(|| "raise the limit of processes (ulimit -u)".to_owned());
         StartupError::runtime("E-RUNTIME", format!("cannot start threads: {e}"), hint)
     })?;
     runtime.block_on(work)

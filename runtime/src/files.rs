@@ -18,7 +18,7 @@ pub fn raise_limit() {
 }
 
 /// How to mend an error of the system, where it is that there are too many open files.
-pub(crate) fn hint(error: &io::Error) -> Option<String> {
+pub fn hint(error: &io::Error) -> Option<String> {
     match error.raw_os_error() {
         Some(libc::EMFILE) => {
             let limit = limits().map_or_else(|_| "reached".to_owned(), |(soft, _)| soft.to_string());

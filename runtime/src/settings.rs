@@ -158,7 +158,7 @@ impl Table {
         let value = match self {
             Table::One(name) => root.get(*name)?,
             Table::Nth(name, n) => match root.get(*name)?.get_ref() {
-                DeValue::Array(all) => all.iter().nth(*n)?,
+                DeValue::Array(all) => all.get(*n)?,
                 _ => return None,
             },
         };

@@ -31,7 +31,7 @@ pub mod status;
 pub mod tasks;
 
 use mahp_runtime::error::StartupError;
-use mahp_runtime::settings;
+use mahp_runtime::{files, settings};
 
 /// The whole program: reads arguments, runs until the content ends or a signal comes.
 ///
@@ -62,7 +62,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
     let config = config::resolve(cli.clone())?;
     let reread: service::Reread = Box::new(move || config::resolve(cli.clone()));
     mahp_runtime::log::init(config.log_format, "info");
-    mahp_runtime::files::raise_limit();
+    files::raise_limit();
     settings::warn_of_variables::<cli::Cli>("MAHP_SENDER_");
     in_runtime(async {
         if dry_run { run::dry_run(config, json).await } else { run::run(config, reread).await }
@@ -72,7 +72,7 @@ pub fn main_with_args(args: impl IntoIterator<Item = std::ffi::OsString>) -> Res
 fn in_runtime(work: impl Future<Output = Result<(), StartupError>>) -> Result<(), StartupError> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.enable_all().thread_name("mahp-sender").build().map_err(|e| {
-        let hint = "raise the limit of processes (ulimit -u)";
+        let hint = files::hint(&e).unwrap_or_else(|| "raise the limit of processes (ulimit -u)".to_owned());
         StartupError::runtime("E-RUNTIME", format!("cannot start threads: {e}"), hint)
     })?;
     let result = runtime.block_on(work);
