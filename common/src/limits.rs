@@ -35,6 +35,9 @@ pub const FDT_BYTES: usize = 256 << 10;
 pub const FDT_FILES: usize = 256;
 /// Length of one attribute value or text in an FDT Instance: refused above this.
 pub const FDT_VALUE_BYTES: usize = 8 << 10;
+/// Length of a header field of the origin (Content-Type, ETag, Last-Modified, Cache-Control) in an FDT Instance: left out above
+/// this, on both sides. Nothing that is decided by them is longer.
+pub const FDT_HEADER_BYTES: usize = 1 << 10;
 /// Attributes of one element of an FDT Instance: refused above this.
 pub const FDT_ATTRIBUTES: usize = 64;
 /// Nesting of elements in an FDT Instance: refused above this.
@@ -44,6 +47,8 @@ pub const HEADER_EXTENSIONS: usize = 16;
 
 /// Objects under assembly in one session: the oldest without progress is given up for a new one.
 pub const OBJECTS_IN_FLIGHT: usize = 64;
+/// Objects described without OTI, waiting for a packet with it, in one session: the oldest is given up for a new one.
+pub const OBJECTS_WAITING: usize = 64;
 /// FDT Instances under assembly in one session: the oldest is given up.
 pub const FDT_INSTANCES_IN_FLIGHT: usize = 8;
 /// Bytes of packets waiting for their FDT, in one session: the newest is refused.

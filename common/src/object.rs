@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// BLAKE3-256 of an object's bytes as carried (transfer bytes).
@@ -88,7 +89,7 @@ impl ByteRange {
 }
 
 /// What is known of an object: the origin's URL and headers worth keeping, length, digest, media time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ObjectMeta {
     /// The URL a player (through the receiver) asks for: absolute, the origin's, before redirects. With `range`, the file's.
     pub url: String,
@@ -124,6 +125,33 @@ impl ObjectMeta {
     /// nothing of what comes next, and nobody waits for it unasked.
     pub fn is_past(&self) -> bool {
         self.kind == ObjectKind::Media && self.available_at == Some(0)
+    }
+
+    /// Bytes that its strings take: others choose how long they are, so whoever keeps a description counts them.
+    pub fn heap_bytes(&self) -> u64 {
+        let ObjectMeta { url, final_url, content_type, etag, last_modified, cache_control, .. } = self;
+        let optional = [final_url, content_type, etag, last_modified, cache_control];
+        optional.into_iter().flatten().chain([url]).map(|s| s.capacity() as u64).sum()
+    }
+
+    /// Stands for the whole description where only equality matters: equal for equal ones, and for no others.
+    pub fn fingerprint(&self) -> Digest {
+        let mut hasher = Fingerprint(blake3::Hasher::new());
+        self.hash(&mut hasher);
+        Digest(*hasher.0.finalize().as_bytes())
+    }
+}
+
+/// Collects what `Hash` writes: nobody can make two descriptions of one fingerprint, as with a hash of 64 bits.
+struct Fingerprint(blake3::Hasher);
+
+impl Hasher for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
     }
 }
 

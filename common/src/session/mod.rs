@@ -8,6 +8,8 @@ pub mod recv;
 pub mod send;
 
 #[cfg(test)]
+mod describe_tests;
+#[cfg(test)]
 mod forgery_tests;
 #[cfg(test)]
 mod layer_tests;

@@ -7,16 +7,16 @@ mod held;
 mod path;
 mod pool;
 mod room;
+mod waiting;
 
 use crate::drop::DropReason;
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Esi, Toi, Tsi};
 use crate::limits;
-use crate::object::{ObjectMeta, Payload};
+use crate::object::{Digest, Payload};
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcPacket, PayloadId};
 use crate::wire::ext::{ContentEncoding, ExtFdt};
-use crate::wire::fdt::FdtFile;
 use crate::wire::fti::{Oti, RAPTORQ};
 pub use api::{Command, Event, Input, Output, Progress, Reception, RecvConfig, RecvStats};
 use assembly::{Assembly, Cut, Place, Stored};
@@ -26,10 +26,11 @@ use pool::Loan;
 pub use pool::Pool;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
+use waiting::Waiting;
 
 /// The receiving engine: one mutation, then drain [`RecvSession::poll_output`] until it answers `Timeout`.
 ///
-/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`], beyond which a described object borrows from
+/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`], descriptions included, beyond which a described object borrows from
 /// [`RecvConfig::pool`] while that has some. For a new symbol the object that has been without one longest gives way, objects without a description first; where symbols of all come, the new object does.
 /// Packets without FDT wait within [`RecvConfig::held_bytes`]; when that is full the newest is refused.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub struct RecvSession {
     /// FDT Instances read, and when: repeats are not read again for a while.
     fdts_read: HashMap<u32, Time>,
     /// Described without OTI.
-    waiting: BTreeMap<Toi, FdtFile>,
+    waiting: Waiting,
     held: Held,
     finished: HashMap<Toi, Finished>,
     finished_order: VecDeque<Toi>,
@@ -72,7 +73,8 @@ struct FdtAssembly {
 #[derive(Debug)]
 struct Finished {
     heard: Time,
-    meta: Option<ObjectMeta>,
+    /// What it was described as, where another description may come: the whole would be kept for thousands of them.
+    described_as: Option<Digest>,
 }
 
 /// Ageing is looked at this often while packets come, not at each packet.
@@ -97,7 +99,7 @@ impl RecvSession {
             objects: BTreeMap::new(),
             fdts: BTreeMap::new(),
             fdts_read: HashMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
             held: Held::default(),
             finished: HashMap::new(),
             finished_order: VecDeque::new(),
@@ -141,7 +143,7 @@ impl RecvSession {
             Input::Forget { now, toi } => {
                 self.now = now;
                 let meta = self.remove(toi).and_then(|a| a.meta);
-                self.finish(toi, meta);
+                self.finish(toi, meta.as_ref());
             }
             Input::Reopen { toi } => {
                 if self.finished.remove(&toi).is_some() {
@@ -317,11 +319,11 @@ impl RecvSession {
             Some(_) => Err(DropReason::OtiConflict),
             None => {
                 let cut = Cut::new(Some(oti), None, max)?;
-                self.insert(toi, cut, self.waiting.contains_key(&toi))?;
-                if let Some(file) = self.waiting.remove(&toi)
+                self.insert(toi, cut, self.waiting.get(toi).is_some(), 0)?;
+                if let Some(meta) = self.waiting.take(toi)
                     && let Some(object) = self.objects.get_mut(&toi)
                 {
-                    object.meta = Some(file.meta);
+                    object.describe(meta);
                 }
                 self.replay_held(toi);
                 Ok(())
@@ -442,7 +444,7 @@ impl RecvSession {
         self.stats.objects_complete += 1;
         self.stats.object_bytes.add_all(&how.bytes);
         let meta = object.meta.unwrap_or_default();
-        self.finish(toi, Some(meta.clone()));
+        self.finish(toi, Some(&meta));
         self.events.push_back(Event::Complete { toi, meta, payload, how });
     }
 
@@ -509,6 +511,7 @@ impl RecvSession {
             .flat_map(|o| [Some(o.last_symbol + timeout), o.solve_at()])
             .flatten()
             .chain(self.held.expires_at())
+            .chain(self.waiting.expires_at(timeout))
             .min()
     }
 }

@@ -142,7 +142,7 @@ pub(super) struct Assembly {
     cut: Cut,
     blocks: Vec<Block>,
     done: u32,
-    /// Memory held: buffers and symbols.
+    /// Memory held: buffers, symbols, description, and what it costs to know them.
     pub(super) bytes: u64,
     pub(super) meta: Option<ObjectMeta>,
     pub(super) since: Time,
@@ -188,6 +188,11 @@ pub(super) struct Place {
 }
 
 impl Assembly {
+    /// Memory taken before there is any symbol.
+    pub(super) const fn fixed_cost(cut: &Cut) -> u64 {
+        (size_of::<Assembly>() + cut.storage.count() as usize * size_of::<Block>()) as u64
+    }
+
     pub(super) fn new(id: u64, cut: Cut, now: Time) -> Assembly {
         let blocks = (0..cut.storage.count()).map(|_| Block::Empty).collect();
         Assembly {
@@ -195,7 +200,7 @@ impl Assembly {
             cut,
             blocks,
             done: 0,
-            bytes: 0,
+            bytes: Assembly::fixed_cost(&cut),
             meta: None,
             since: now,
             first_symbol: None,
@@ -213,6 +218,13 @@ impl Assembly {
             doubts: 0,
             audits: 0,
         }
+    }
+
+    /// Gives it its description.
+    pub(super) fn describe(&mut self, meta: ObjectMeta) {
+        self.bytes -= self.meta.as_ref().map_or(0, ObjectMeta::heap_bytes);
+        self.bytes += meta.heap_bytes();
+        self.meta = Some(meta);
     }
 
     /// Whether what it lacks was lost, and not sent before the join.

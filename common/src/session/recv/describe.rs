@@ -6,6 +6,7 @@ use crate::ids::Toi;
 use crate::limits;
 use crate::object::ObjectMeta;
 use crate::session::recv::assembly::{Assembly, Cut};
+use crate::session::recv::waiting::Waiting;
 use crate::time::WallTime;
 use crate::wire::ext::ContentEncoding;
 use crate::wire::fdt::{FdtFile, FdtInstance};
@@ -104,7 +105,7 @@ impl RecvSession {
         let toi = file.toi;
         if let Some(known) = self.finished.get(&toi) {
             // The same object again, or one that we know only by its packets. A sender without signatures may reuse TOIs.
-            if known.meta.as_ref().is_none_or(|m| *m == file.meta) || self.config.key.is_some() {
+            if known.described_as.is_none_or(|known| known == file.meta.fingerprint()) {
                 return Ok(());
             }
             self.finished.remove(&toi);
@@ -124,17 +125,14 @@ impl RecvSession {
     /// Whether an object under assembly already has this description. A contradiction is refused when descriptions are
     /// signed (the first one was signed too), and replaces the object when they are not.
     fn is_described(&mut self, file: &FdtFile) -> Result<bool, DropReason> {
-        let known = self
-            .objects
-            .get(&file.toi)
-            .and_then(|a| a.meta.as_ref())
-            .or_else(|| self.waiting.get(&file.toi).map(|w| &w.meta));
+        let known =
+            self.objects.get(&file.toi).and_then(|a| a.meta.as_ref()).or_else(|| self.waiting.get(file.toi));
         match known {
             Some(meta) if is_same(meta, &file.meta) => Ok(true),
             Some(_) if self.config.key.is_some() => Err(DropReason::FdtConflict),
             Some(_) => {
                 self.remove(file.toi);
-                self.waiting.remove(&file.toi);
+                self.waiting.take(file.toi);
                 Ok(false)
             }
             None => Ok(false),
@@ -144,7 +142,7 @@ impl RecvSession {
     fn start_described(&mut self, file: FdtFile, newest: bool) -> Result<(), DropReason> {
         let (toi, meta) = (file.toi, file.meta.clone());
         if file.oti.is_none() && file.repair_oti.is_none() {
-            self.wait_for_fti(file);
+            self.wait_for_fti(toi, file.meta)?;
         } else {
             let cut = Cut::new(file.oti.as_ref(), file.repair_oti.as_ref(), self.config.max_object_bytes)?;
             self.attach(toi, cut, file)?;
@@ -172,14 +170,14 @@ impl RecvSession {
     }
 
     /// A description without OTI: the EXT_FTI of a packet completes it.
-    fn wait_for_fti(&mut self, file: FdtFile) {
-        if let Some(object) = self.objects.get_mut(&file.toi) {
-            object.meta = Some(file.meta);
-        } else if self.waiting.len() < limits::OBJECTS_IN_FLIGHT {
-            self.waiting.insert(file.toi, file);
-        } else {
+    fn wait_for_fti(&mut self, toi: Toi, meta: ObjectMeta) -> Result<(), DropReason> {
+        self.reserve(toi, Waiting::cost(&meta), true)?;
+        if let Some(object) = self.objects.get_mut(&toi) {
+            object.describe(meta);
+        } else if self.waiting.push(toi, meta, self.now) {
             self.stats.drops.count(DropReason::ObjectLimit);
         }
+        Ok(())
     }
 
     /// Gives the description to symbols that came before it, or starts the object. A signed description that contradicts the
@@ -192,12 +190,14 @@ impl RecvSession {
             self.remove(toi);
             self.stats.drops.count(DropReason::OtiConflict);
         }
-        if !self.objects.contains_key(&toi) {
-            self.insert(toi, cut, true)?;
+        let meta_bytes = file.meta.heap_bytes();
+        match self.objects.contains_key(&toi) {
+            true => self.reserve(toi, meta_bytes, true)?,
+            false => self.insert(toi, cut, true, meta_bytes)?,
         }
         if let Some(object) = self.objects.get_mut(&toi) {
             object.learn(cut);
-            object.meta = Some(file.meta);
+            object.describe(file.meta);
         }
         Ok(())
     }

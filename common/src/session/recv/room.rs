@@ -15,8 +15,16 @@ const FINISHED_MEMORY: Duration = Duration::from_secs(30);
 const STALLED: Duration = Duration::from_millis(500);
 
 impl RecvSession {
-    /// Starts an object; the one longest without progress gives way where there are too many.
-    pub(super) fn insert(&mut self, toi: Toi, cut: Cut, described: bool) -> Result<(), DropReason> {
+    /// Starts an object, with room for a description of so many bytes; the one longest without progress gives way where
+    /// there are too many.
+    pub(super) fn insert(
+        &mut self,
+        toi: Toi,
+        cut: Cut,
+        described: bool,
+        meta_bytes: u64,
+    ) -> Result<(), DropReason> {
+        self.reserve(toi, Assembly::fixed_cost(&cut) + meta_bytes, described)?;
         if self.objects.len() >= limits::OBJECTS_IN_FLIGHT {
             let victim = self.victim(toi, described, |_| true).ok_or(DropReason::ObjectLimit)?;
             self.give_up(victim, DropReason::ObjectLimit);
@@ -33,20 +41,24 @@ impl RecvSession {
     /// with a part of it missing it would only stand in the way.
     pub(super) fn make_room(&mut self, toi: Toi, cost: u64) -> Result<(), DropReason> {
         let described = self.objects.get(&toi).is_some_and(|o| o.meta.is_some());
+        let reserved = self.reserve(toi, cost, described);
+        if reserved.is_err() && described {
+            self.give_up(toi, DropReason::ByteLimit);
+        }
+        reserved
+    }
+
+    /// Frees memory for `cost` more bytes.
+    pub(super) fn reserve(&mut self, toi: Toi, cost: u64, described: bool) -> Result<(), DropReason> {
         let now = self.now;
         while cost > 0 && !self.fits(self.assembly_bytes() + cost, described) {
             // Displacing what is nearly complete for what has just begun would, in a session with room for fewer objects
-            // than are sent at a time, complete nothing at all.
-            let idle = |o: &Assembly| o.bytes > 0 && (o.meta.is_none() || now >= o.last_symbol + STALLED);
-            match self.victim(toi, described, idle) {
-                Some(victim) => self.give_up(victim, DropReason::ByteLimit),
-                None => {
-                    if described {
-                        self.give_up(toi, DropReason::ByteLimit);
-                    }
-                    return Err(DropReason::ByteLimit);
-                }
-            }
+            // than are sent at a time, complete nothing at all. What has no symbols would free next to nothing.
+            let idle = |o: &Assembly| {
+                o.first_symbol.is_some() && (o.meta.is_none() || now >= o.last_symbol + STALLED)
+            };
+            let victim = self.victim(toi, described, idle).ok_or(DropReason::ByteLimit)?;
+            self.give_up(victim, DropReason::ByteLimit);
         }
         Ok(())
     }
@@ -83,7 +95,7 @@ impl RecvSession {
             // Its next symbol would make it displace another object, and that the next: nothing would complete. Only what is
             // described is remembered, else forged packets could shut out an object before it is sent.
             Some(meta) if no_room => {
-                self.finish(toi, Some(meta.clone()));
+                self.finish(toi, Some(&meta));
                 self.lose(toi, Some(meta), heard_from_start, reason);
             }
             meta if object.first_symbol.is_some() => self.lose(toi, meta, heard_from_start, reason),
@@ -104,10 +116,12 @@ impl RecvSession {
         self.objects.remove(&toi)
     }
 
-    pub(super) fn finish(&mut self, toi: Toi, meta: Option<ObjectMeta>) {
+    pub(super) fn finish(&mut self, toi: Toi, meta: Option<&ObjectMeta>) {
         _ = self.held.take(toi);
-        self.waiting.remove(&toi);
-        if self.finished.insert(toi, Finished { heard: self.now, meta }).is_none() {
+        self.waiting.take(toi);
+        // Where descriptions are signed, a finished object is not described anew.
+        let described_as = meta.filter(|_| self.config.key.is_none()).map(ObjectMeta::fingerprint);
+        if self.finished.insert(toi, Finished { heard: self.now, described_as }).is_none() {
             self.finished_order.push_back(toi);
         }
         while self.finished_order.len() > limits::REMEMBERED_TOIS {
@@ -133,6 +147,7 @@ impl RecvSession {
     pub(super) fn assembly_bytes(&self) -> u64 {
         self.objects.values().map(|o| o.bytes).sum::<u64>()
             + self.fdts.values().map(|f| f.assembly.bytes).sum::<u64>()
+            + self.waiting.bytes()
     }
 
     /// Gives up what has had no symbol for too long.
@@ -149,6 +164,8 @@ impl RecvSession {
             self.give_up(toi, DropReason::DigestMismatch);
         }
         self.fdts.retain(|_, f| now < f.assembly.last_symbol + timeout);
+        let expired = self.waiting.expire(now, timeout);
+        self.stats.drops.add(DropReason::Incomplete, expired);
         let expired = self.held.expire(now);
         self.stats.drops.add(DropReason::HeldExpired, expired);
         while let Some(toi) = self.finished_order.front() {

@@ -121,6 +121,11 @@ fn text(name: &'static str, value: &str) -> Result<Option<String>, FdtError> {
     }
 }
 
+/// A header field of the origin. One that is too long is left out: nothing is decided by it, and all of them are kept.
+fn header(name: &'static str, value: &str) -> Result<Option<String>, FdtError> {
+    if value.len() > limits::FDT_HEADER_BYTES { Ok(None) } else { text(name, value) }
+}
+
 fn number<T: FromStr>(name: &'static str, value: &str) -> Result<Option<T>, FdtError> {
     value.trim().parse().map(Some).map_err(|_| FdtError::Attribute(name))
 }
@@ -143,7 +148,7 @@ struct Inherited {
 impl Inherited {
     fn take(&mut self, name: &str, value: &str) -> Result<(), FdtError> {
         match name {
-            "Content-Type" => self.content_type = text("Content-Type", value)?,
+            "Content-Type" => self.content_type = header("Content-Type", value)?,
             "Content-Encoding" => self.content_encoding = text("Content-Encoding", value)?,
             "FEC-OTI-FEC-Encoding-ID" => self.encoding_id = number("FEC-OTI-FEC-Encoding-ID", value)?,
             "FEC-OTI-Encoding-Symbol-Length" => {
@@ -230,7 +235,7 @@ impl RawFile {
             "Transfer-Length" => self.transfer_length = number("Transfer-Length", value)?,
             "Content-MD5" => self.content_md5 = text("Content-MD5", value)?,
             "Content-Digest" => self.content_digest = text("Content-Digest", value)?,
-            "File-ETag" => self.file_etag = text("File-ETag", value)?,
+            "File-ETag" => self.file_etag = header("File-ETag", value)?,
             _ => {}
         }
         Ok(())
@@ -246,9 +251,9 @@ impl RawFile {
             "Final-URL" => meta.final_url = text("mahp:Final-URL", value)?,
             "Range" => meta.range = Some(content_range(value).ok_or(FdtError::Attribute("mahp:Range"))?),
             "Kind" => self.kind = Some(ObjectKind::from_word(value)),
-            "ETag" => meta.etag = text("mahp:ETag", value)?,
-            "Last-Modified" => meta.last_modified = text("mahp:Last-Modified", value)?,
-            "Cache-Control" => meta.cache_control = text("mahp:Cache-Control", value)?,
+            "ETag" => meta.etag = header("mahp:ETag", value)?,
+            "Last-Modified" => meta.last_modified = header("mahp:Last-Modified", value)?,
+            "Cache-Control" => meta.cache_control = header("mahp:Cache-Control", value)?,
             "Digest" => {
                 meta.digest = Some(Digest::from_hex(value).ok_or(FdtError::Attribute("mahp:Digest"))?);
             }

@@ -384,6 +384,24 @@ fn over_long_optional_values_are_left_out_and_over_long_urls_not_signed() {
     assert_eq!(instance.seal(Tsi(1), &key), Err(FdtError::Limit("Content-Location")));
 }
 
+/// An older sender writes header fields of up to 8 KiB: its instances are read without them.
+#[test]
+fn over_long_header_fields_are_left_out_on_both_sides() {
+    for (len, kept) in [(limits::FDT_HEADER_BYTES, true), (limits::FDT_HEADER_BYTES + 1, false)] {
+        let long = "x".repeat(len);
+        let read = parse_file(&format!(
+            "Content-Type=\"{long}\" mahp:ETag=\"{long}\" mahp:Last-Modified=\"{long}\" mahp:Cache-Control=\"{long}\""
+        ));
+        let meta = read.unwrap().meta;
+        let fields = [&meta.content_type, &meta.etag, &meta.last_modified, &meta.cache_control];
+        assert!(fields.iter().all(|f| f.is_some() == kept), "{len}");
+        let mut file = parse_file("Transfer-Length=\"1\"").unwrap();
+        file.meta.etag = Some(long.clone());
+        let xml = FdtInstance { files: vec![file], ..FdtInstance::default() }.to_xml();
+        assert_eq!(xml.len() > len, kept, "{len}");
+    }
+}
+
 #[test]
 fn header_fields_never_gain_control_characters() {
     let mut file = parse_file("Transfer-Length=\"1\"").unwrap();

@@ -32,6 +32,11 @@ impl Xml {
             self.0.truncate(before);
         }
     }
+
+    /// A header field of the origin.
+    fn header(&mut self, name: &str, value: Option<&String>) {
+        self.optional(name, value.filter(|v| v.len() <= limits::FDT_HEADER_BYTES));
+    }
 }
 
 /// Escapes an attribute value. Control characters and non-characters, which XML cannot carry, become spaces.
@@ -93,7 +98,7 @@ fn file(xml: &mut Xml, file: &FdtFile) {
         xml.required("Content-Length", meta.length);
         xml.required("Transfer-Length", meta.length);
     }
-    xml.optional("Content-Type", meta.content_type.as_ref());
+    xml.header("Content-Type", meta.content_type.as_ref());
     xml.optional("Content-Encoding", file.content_encoding.as_ref());
     xml.optional("Content-MD5", file.content_md5.as_ref());
     if let Some(oti) = &file.oti {
@@ -104,9 +109,9 @@ fn file(xml: &mut Xml, file: &FdtFile) {
     xml.optional("mahp:Final-URL", meta.final_url.as_ref());
     xml.optional("mahp:Range", meta.range.map(content_range));
     xml.required("mahp:Kind", meta.kind.as_str());
-    xml.optional("mahp:ETag", meta.etag.as_ref());
-    xml.optional("mahp:Last-Modified", meta.last_modified.as_ref());
-    xml.optional("mahp:Cache-Control", meta.cache_control.as_ref());
+    xml.header("mahp:ETag", meta.etag.as_ref());
+    xml.header("mahp:Last-Modified", meta.last_modified.as_ref());
+    xml.header("mahp:Cache-Control", meta.cache_control.as_ref());
     xml.optional("mahp:Digest", meta.digest.map(|d| d.to_hex()));
     xml.optional("mahp:Media-Time", meta.media_time.map(millis));
     xml.optional("mahp:Duration", meta.duration.map(millis));
