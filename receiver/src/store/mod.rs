@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Counted for each object besides its bytes: what it costs to know it.
+/// Counted for each object besides its bytes and those of its description: what it costs to know it.
 const OVERHEAD: u64 = 1024;
 
 /// One object of a resource: where it begins.
@@ -341,7 +341,7 @@ fn pinned_share(limit: u64, any_live: bool) -> u64 {
 }
 
 fn weight(key: &ResourceKey, stored: &Stored) -> u64 {
-    stored.payload.len() + key.0.len() as u64 + OVERHEAD
+    stored.payload.len() + stored.meta.heap_bytes() + key.0.len() as u64 + OVERHEAD
 }
 
 fn version(meta: &ObjectMeta) -> Version {

@@ -56,6 +56,29 @@ fn part(first: u64, last: u64, complete: Option<u64>, etag: &str) -> Arc<Stored>
     stored(body.into(), Some(ByteRange { first, last, complete }), etag, ObjectKind::Media)
 }
 
+/// Small objects of long descriptions would be most of the memory, and unseen.
+#[test]
+fn descriptions_are_counted() {
+    let limit = MIB;
+    let mut store = Store::new(limit, false);
+    let long = || Some("x".repeat(8192));
+    for i in 0..1000 {
+        let meta = ObjectMeta {
+            url: "u".repeat(8192),
+            final_url: long(),
+            content_type: long(),
+            length: 1,
+            ..ObjectMeta::default()
+        };
+        let payload = Payload::from(Bytes::from_static(b"1"));
+        let stored = Stored { meta, payload, source: Source::Multicast, stored_at: Time::ZERO };
+        store.insert(Time::ZERO, &key(&i.to_string()), Arc::new(stored), cached());
+    }
+    let strings = store.len() as u64 * 3 * 8192;
+    assert!(store.len() > 10 && strings <= limit, "{} objects", store.len());
+    assert!(store.bytes() >= strings && store.bytes() <= limit);
+}
+
 fn live(rendition: &str) -> Class {
     let (window, keep) = (Duration::from_secs(12), Duration::from_secs(3600));
     Class::Live { rendition: RenditionKey::new("news", rendition), window, keep }
