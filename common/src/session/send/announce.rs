@@ -151,3 +151,38 @@ impl Announcer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::WireProfile;
+    use crate::testing::{Pair, by_url, configs, segment};
+    use crate::wire::alc::AlcPacket;
+    use str0m_netem::NetemConfig;
+
+    /// EXT_FDT has 20 bits for the Instance ID: a bit more would be taken for the version.
+    #[test]
+    fn instance_ids_wrap_at_20_bits() {
+        let (mut send, recv) = configs(WireProfile::Mabr, 100_000_000);
+        send.first_toi = 0xff_fffd;
+        let mut announcer = Announcer::new(&send);
+        let ids: Vec<u32> = (0..4u64)
+            .map(|i| {
+                announcer.add(Toi(i.into()), segment(i, 5000).meta, source_oti(5000, 1344), None);
+                let packets = announcer.instance(WallTime::from_unix_secs(1_800_000_000), 5000);
+                let fdt = packets.first().and_then(|p| AlcPacket::parse(p).unwrap().fdt).unwrap();
+                assert_eq!(fdt.version, FLUTE_VERSION);
+                fdt.instance_id
+            })
+            .collect();
+        assert_eq!(ids, [0xf_fffe, 0xf_ffff, 0, 1]);
+        // A receiver goes on over the wrap.
+        let mut pair = Pair::new(send, recv, NetemConfig::new());
+        for i in 0..5 {
+            pair.send(segment(i, 5000));
+            pair.run_for(Duration::from_millis(100));
+        }
+        assert_eq!(by_url(&pair.log).len(), 5);
+        assert_eq!(pair.receiver.stats().drops.faults(), 0);
+    }
+}
