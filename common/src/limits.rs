@@ -51,6 +51,8 @@ pub const OBJECTS_IN_FLIGHT: usize = 64;
 pub const OBJECTS_WAITING: usize = 64;
 /// FDT Instances under assembly in one session: the oldest is given up.
 pub const FDT_INSTANCES_IN_FLIGHT: usize = 8;
+/// Memory of one of them: further symbols are refused. Enough for the largest with half of it lost.
+pub const FDT_ASSEMBLY_BYTES: u64 = FDT_BYTES as u64 * 3 / 2;
 /// Bytes of packets waiting for their FDT, in one session: the newest is refused.
 pub const HELD_BYTES: usize = 8 << 20;
 /// Objects with packets waiting for their FDT, in one session: packets of further ones are refused.

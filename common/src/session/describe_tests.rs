@@ -1,5 +1,6 @@
 //! Descriptions that contradict, outlive their time or are forged: what is kept of them, for how long, and what is counted.
 
+use crate::auth::SigningKey;
 use crate::catalog::WireProfile;
 use crate::drop::DropReason;
 use crate::ids::{Esi, Sbn, Toi};
@@ -23,6 +24,11 @@ fn no_code(transfer_length: u64) -> Oti {
 
 fn unsigned() -> RecvConfig {
     RecvConfig { key: None, allow_undigested: true, ..configs(WireProfile::Mabr, 1).1 }
+}
+
+fn signed() -> (RecvConfig, SigningKey) {
+    let (send, recv) = configs(WireProfile::Mabr, 1);
+    (recv, send.key.expect("a key"))
 }
 
 fn file(toi: u128, object: &Object, oti: Option<Oti>) -> FdtFile {
@@ -63,6 +69,12 @@ fn packet(toi: u128, fdt: Option<u32>, fti: Option<Oti>, esi: u32, symbol: &[u8]
     repr.emit(&mut out);
     out.extend_from_slice(symbol);
     out
+}
+
+/// Packets of an FDT Instance of these bytes.
+fn fdt_packets(id: u32, xml: &[u8]) -> Vec<Vec<u8>> {
+    let oti = no_code(xml.len() as u64);
+    (0..).zip(xml.chunks(1344)).map(|(esi, symbol)| packet(0, Some(id), Some(oti), esi, symbol)).collect()
 }
 
 /// Packets of an object, each with its OTI.
@@ -177,4 +189,91 @@ fn what_waits_for_its_oti_expires_and_the_oldest_gives_way() {
     assert_eq!(ear.session.stats().assembly_bytes, 0);
     ear.hear(&object_packets(3, &segment(3, 5000)));
     assert_eq!(ear.complete.len(), 2, "nobody describes it any more");
+}
+
+/// One forged packet of another length, or in another encoding, used to take an Instance ID for itself.
+#[test]
+fn a_forged_fdt_packet_does_not_keep_the_real_instance_out() {
+    let (config, key) = signed();
+    let files = (1..8).map(|i| file(i.into(), &segment(i, 5000), Some(no_code(5000)))).collect();
+    let xml = fresh(files).seal(config.tsi.expect("a TSI"), &key).expect("sealed");
+    assert!(xml.len() > 1344, "more than one packet");
+    let forged = |length: u64| packet(0, Some(9), Some(no_code(length)), 1, &[b' '; 1344]);
+    let real = fdt_packets(9, &xml);
+    let mut ear = Ear::new(config);
+    ear.hear([&forged(9000), &real[0], &forged(8000)]);
+    ear.hear(&real[1..]);
+    assert_eq!(ear.session.stats().fdt_instances, 1, "{:?}", ear.session.stats());
+    assert_eq!(ear.drops(DropReason::OtiConflict), 2);
+    // It was read: what else claims its ID is late, and what was there is gone.
+    ear.hear([&forged(9000)]);
+    assert_eq!(ear.drops(DropReason::Late), 1);
+    ear.hear(&object_packets(3, &segment(3, 5000)));
+    assert_eq!(ear.complete, [Toi(3)]);
+    ear.wait(Duration::from_secs(60));
+    assert_eq!((ear.drops(DropReason::Incomplete), ear.session.stats().assembly_bytes), (0, 0));
+}
+
+#[test]
+fn an_fdt_instance_that_never_completes_is_counted() {
+    let (config, _) = signed();
+    let mut ear = Ear::new(config);
+    ear.hear([&packet(0, Some(9), Some(no_code(9000)), 1, &[b' '; 1344])]);
+    // Without OTI: to whatever has that ID, or nowhere.
+    ear.hear([&packet(0, Some(9), None, 2, &[b' '; 1344]), &packet(0, Some(8), None, 2, &[b' '; 1344])]);
+    assert_eq!(ear.session.stats().drops.faults(), 1, "{:?}", ear.session.stats());
+    assert_eq!(ear.drops(DropReason::BadFti), 1);
+    ear.wait(Duration::from_secs(60));
+    assert_eq!(ear.drops(DropReason::Incomplete), 1);
+}
+
+#[test]
+fn a_description_that_contradicts_is_counted_signed_or_not() {
+    let (a, b) = (segment(1, 5000), segment(2, 5000));
+    let first = fresh(vec![file(7, &a, Some(no_code(5000)))]);
+    let second = fresh(vec![file(7, &b, Some(no_code(5000)))]);
+    let mut ear = Ear::new(unsigned());
+    [&first, &first, &second].into_iter().for_each(|i| ear.describe(WALL, i));
+    assert_eq!(ear.drops(DropReason::FdtConflict), 1);
+    ear.hear(&object_packets(7, &b));
+    assert_eq!(ear.complete, [Toi(7)], "the later one is believed where anybody may be");
+
+    let (config, key) = signed();
+    let tsi = config.tsi.expect("a TSI");
+    let mut ear = Ear::new(config);
+    for (id, instance) in [(1, &first), (2, &first), (3, &second)] {
+        ear.hear(&fdt_packets(id, &instance.seal(tsi, &key).expect("sealed")));
+    }
+    assert_eq!(ear.drops(DropReason::FdtConflict), 1);
+    ear.hear(&object_packets(7, &a));
+    assert_eq!(ear.complete, [Toi(7)], "the first stays where it was signed");
+}
+
+/// `Expires` is 32 bits of NTP seconds, which begin anew on 2036-02-07.
+#[test]
+fn fdt_instances_expire_by_a_clock_that_may_be_wrong_and_wraps() {
+    const WRAP: u64 = (1 << 32) - 2_208_988_800;
+    let tolerance = unsigned().clock_tolerance.as_secs();
+    for now in [WALL.unix_secs(), WRAP - 1, WRAP, WRAP + 10, WRAP + tolerance] {
+        let at = WallTime::from_unix_secs;
+        for (expires, good) in [
+            (now + 3600, true),
+            (now + 1, true),
+            (now, true),
+            (now - tolerance, true),
+            (now - tolerance - 1, false),
+            (now - 86_400, false),
+        ] {
+            let mut ear = Ear::new(unsigned());
+            let described = file(7, &segment(1, 5000), Some(no_code(5000)));
+            ear.describe(at(now), &instance(vec![described], at(expires).ntp_secs()));
+            let accepted = ear.session.stats().fdt_instances == 1;
+            assert_eq!(accepted, good, "expires at {expires}, now {now}");
+            assert_eq!(ear.drops(DropReason::ExpiredFdt), u64::from(!good));
+        }
+    }
+    // A box that does not know the time yet believes them.
+    let mut ear = Ear::new(unsigned());
+    ear.describe(WallTime::default(), &instance(Vec::new(), 1));
+    assert_eq!(ear.session.stats().fdt_instances, 1);
 }

@@ -3,6 +3,7 @@
 mod api;
 mod assembly;
 mod describe;
+mod fdts;
 mod held;
 mod path;
 mod pool;
@@ -12,14 +13,13 @@ mod waiting;
 use crate::drop::DropReason;
 use crate::fec::{DecodeJob, DecodeResult};
 use crate::ids::{Esi, Toi, Tsi};
-use crate::limits;
 use crate::object::{Digest, Payload};
 use crate::time::{Time, WallTime};
 use crate::wire::alc::{AlcPacket, PayloadId};
-use crate::wire::ext::{ContentEncoding, ExtFdt};
 use crate::wire::fti::{Oti, RAPTORQ};
 pub use api::{Command, Event, Input, Output, Progress, Reception, RecvConfig, RecvStats};
 use assembly::{Assembly, Cut, Place, Stored};
+use fdts::FdtAssembly;
 use held::{Held, HeldPacket};
 pub use path::{BlockLack, ByPath, Lack, Path};
 use pool::Loan;
@@ -30,7 +30,7 @@ use waiting::Waiting;
 
 /// The receiving engine: one mutation, then drain [`RecvSession::poll_output`] until it answers `Timeout`.
 ///
-/// Bounds: [`limits::OBJECTS_IN_FLIGHT`] objects and [`RecvConfig::assembly_bytes`], descriptions included, beyond which a described object borrows from
+/// Bounds: [`OBJECTS_IN_FLIGHT`](crate::limits::OBJECTS_IN_FLIGHT) objects and [`RecvConfig::assembly_bytes`], descriptions included, beyond which a described object borrows from
 /// [`RecvConfig::pool`] while that has some. For a new symbol the object that has been without one longest gives way, objects without a description first; where symbols of all come, the new object does.
 /// Packets without FDT wait within [`RecvConfig::held_bytes`]; when that is full the newest is refused.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct RecvSession {
     /// Identities of the senders' runs, and when each was last heard.
     sessions: Vec<(u64, Time)>,
     objects: BTreeMap<Toi, Assembly>,
-    fdts: BTreeMap<u32, FdtAssembly>,
+    fdts: Vec<FdtAssembly>,
     /// FDT Instances read, and when: repeats are not read again for a while.
     fdts_read: HashMap<u32, Time>,
     /// Described without OTI.
@@ -63,12 +63,6 @@ pub struct RecvSession {
     stats: RecvStats,
 }
 
-#[derive(Debug)]
-struct FdtAssembly {
-    encoding: Option<ContentEncoding>,
-    assembly: Assembly,
-}
-
 /// A TOI that needs no more symbols.
 #[derive(Debug)]
 struct Finished {
@@ -81,9 +75,6 @@ struct Finished {
 const HOUSEKEEPING: Duration = Duration::from_millis(5);
 /// An object of which packets came this soon after the first packet of all may have begun before the join.
 const JOINING: Duration = Duration::from_secs(1);
-/// An FDT Instance that was read is not assembled again for this long.
-const FDT_MEMORY: Duration = Duration::from_secs(2);
-
 impl RecvSession {
     /// A session that has heard nothing.
     pub fn new(config: RecvConfig) -> RecvSession {
@@ -97,7 +88,7 @@ impl RecvSession {
             opened: false,
             sessions: Vec::new(),
             objects: BTreeMap::new(),
-            fdts: BTreeMap::new(),
+            fdts: Vec::new(),
             fdts_read: HashMap::new(),
             waiting: Waiting::default(),
             held: Held::default(),
@@ -239,55 +230,6 @@ impl RecvSession {
         if tsi == ours || repair.contains(&Some(tsi)) { Ok(()) } else { Err(DropReason::WrongTsi) }
     }
 
-    fn fdt_symbol(&mut self, fdt: ExtFdt, packet: &AlcPacket<'_>, id: PayloadId) -> Result<(), DropReason> {
-        let now = self.now;
-        if self.fdts_read.get(&fdt.instance_id).is_some_and(|at| now < *at + FDT_MEMORY) {
-            return Err(DropReason::Late);
-        }
-        if !self.fdts.contains_key(&fdt.instance_id) {
-            let oti = packet.fti.ok_or(DropReason::BadFti)?;
-            let cut = Cut::new(Some(&oti), None, limits::FDT_BYTES as u64)?;
-            let assembly = Assembly::new(self.new_id(), cut, now);
-            self.make_room_for_fdt();
-            self.fdts.insert(fdt.instance_id, FdtAssembly { encoding: packet.cenc, assembly });
-        }
-        let Some(entry) = self.fdts.get_mut(&fdt.instance_id) else { return Err(DropReason::BadFdt) };
-        let place = entry.assembly.place(packet.codepoint, id, packet.payload.len())?;
-        entry.assembly.store(place, packet.payload, Path::Multicast, now)?;
-        self.after_fdt_symbol(fdt.instance_id);
-        Ok(())
-    }
-
-    fn make_room_for_fdt(&mut self) {
-        if self.fdts.len() >= limits::FDT_INSTANCES_IN_FLIGHT
-            && let Some(oldest) =
-                self.fdts.iter().min_by_key(|(_, f)| f.assembly.last_symbol).map(|(id, _)| *id)
-        {
-            self.fdts.remove(&oldest);
-            self.stats.drops.count(DropReason::ObjectLimit);
-        }
-    }
-
-    fn after_fdt_symbol(&mut self, instance_id: u32) {
-        let Some(entry) = self.fdts.get_mut(&instance_id) else { return };
-        if let Some(job) = entry.assembly.solve(self.now) {
-            self.commands.push_back(job);
-        }
-        if entry.assembly.is_complete()
-            && let Some(entry) = self.fdts.remove(&instance_id)
-        {
-            let bytes = entry.assembly.payload().to_bytes();
-            // One that was refused (forged, damaged) must not stand in the way of the real one of the same ID.
-            if self.accept_fdt(&bytes, entry.encoding, true) {
-                self.opened = true;
-                if self.fdts_read.len() >= limits::REMEMBERED_TOIS {
-                    self.fdts_read.clear();
-                }
-                self.fdts_read.insert(instance_id, self.now);
-            }
-        }
-    }
-
     fn object_symbol(&mut self, toi: Toi, packet: &AlcPacket<'_>, id: PayloadId) -> Result<(), DropReason> {
         if let Some(finished) = self.finished.get_mut(&toi) {
             finished.heard = self.now;
@@ -366,8 +308,11 @@ impl RecvSession {
     fn fetched(&mut self, toi: Toi, path: Path, offset: u64, bytes: &[u8]) {
         let Some(object) = self.objects.get(&toi) else { return };
         for (place, symbol) in object.symbols_in(offset, bytes) {
-            // Symbols that are there already are normal: ranges are merged over small gaps.
-            _ = self.store_at(toi, place, symbol, path);
+            match self.store_at(toi, place, symbol, path) {
+                // Symbols that are there already are normal: ranges are merged over small gaps.
+                Ok(_) | Err(DropReason::Duplicate | DropReason::Late) => {}
+                Err(reason) => self.stats.drops.count(reason),
+            }
         }
         self.after_symbol(toi);
     }
@@ -459,11 +404,9 @@ impl RecvSession {
                 self.stats.drops.count(DropReason::DecodeFailed);
             }
             self.after_symbol(toi);
-        } else if let Some(instance) = self.fdts.iter().find(|(_, f)| f.assembly.id == id).map(|(i, _)| *i) {
-            if let Some(entry) = self.fdts.get_mut(&instance) {
-                entry.assembly.solved(result, self.now);
-            }
-            self.after_fdt_symbol(instance);
+        } else if let Some(entry) = self.fdts.iter_mut().find(|f| f.assembly.id == id) {
+            entry.assembly.solved(result, self.now);
+            self.after_fdt_symbol(id);
         }
     }
 
@@ -493,20 +436,15 @@ impl RecvSession {
         for toi in due {
             self.after_symbol(toi);
         }
-        let due: Vec<u32> = self
-            .fdts
-            .iter()
-            .filter(|(_, f)| f.assembly.solve_at().is_some_and(|at| at <= now))
-            .map(|(i, _)| *i)
-            .collect();
-        for instance in due {
-            self.after_fdt_symbol(instance);
+        let due = self.fdts.iter().map(|f| &f.assembly).filter(|a| a.solve_at().is_some_and(|at| at <= now));
+        for id in due.map(|a| a.id).collect::<Vec<u64>>() {
+            self.after_fdt_symbol(id);
         }
     }
 
     fn next_timeout(&self) -> Option<Time> {
         let timeout = self.config.object_timeout;
-        let objects = self.objects.values().chain(self.fdts.values().map(|f| &f.assembly));
+        let objects = self.objects.values().chain(self.fdts.iter().map(|f| &f.assembly));
         objects
             .flat_map(|o| [Some(o.last_symbol + timeout), o.solve_at()])
             .flatten()

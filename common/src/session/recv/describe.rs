@@ -131,6 +131,7 @@ impl RecvSession {
             Some(meta) if is_same(meta, &file.meta) => Ok(true),
             Some(_) if self.config.key.is_some() => Err(DropReason::FdtConflict),
             Some(_) => {
+                self.stats.drops.count(DropReason::FdtConflict);
                 self.remove(file.toi);
                 self.waiting.take(file.toi);
                 Ok(false)

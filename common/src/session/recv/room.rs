@@ -146,7 +146,7 @@ impl RecvSession {
 
     pub(super) fn assembly_bytes(&self) -> u64 {
         self.objects.values().map(|o| o.bytes).sum::<u64>()
-            + self.fdts.values().map(|f| f.assembly.bytes).sum::<u64>()
+            + self.fdts.iter().map(|f| f.assembly.bytes).sum::<u64>()
             + self.waiting.bytes()
     }
 
@@ -163,7 +163,7 @@ impl RecvSession {
         for toi in hopeless {
             self.give_up(toi, DropReason::DigestMismatch);
         }
-        self.fdts.retain(|_, f| now < f.assembly.last_symbol + timeout);
+        self.expire_fdts();
         let expired = self.waiting.expire(now, timeout);
         self.stats.drops.add(DropReason::Incomplete, expired);
         let expired = self.held.expire(now);
