@@ -12,6 +12,8 @@ use mahp_common::wire::fdt::{FdtFile, FdtInstance};
 use mahp_common::wire::fti::{FecScheme, NO_CODE, Oti, RAPTORQ};
 use mahp_common::{Esi, Object, ObjectMeta, Sbn, Time, Toi, Tsi, limits};
 use mahp_tests::engines::{Datagram, Receiver, START, noise, object, seed, send_all};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -41,8 +43,8 @@ fn unsigned() -> RecvConfig {
 
 /// What a receiver of this configuration may hold at most.
 fn budget(config: &RecvConfig) -> u64 {
-    let fdts = limits::FDT_INSTANCES_IN_FLIGHT * (limits::FDT_BYTES + usize::from(limits::SYMBOL_SIZE_MAX));
-    config.assembly_bytes + config.held_bytes as u64 + fdts as u64
+    let fdts = limits::FDT_INSTANCES_IN_FLIGHT as u64 * limits::FDT_ASSEMBLY_BYTES;
+    config.assembly_bytes + config.held_bytes as u64 + fdts
 }
 
 fn honest(profile: WireProfile, objects: Vec<Object>) -> Vec<Datagram> {
@@ -53,6 +55,63 @@ fn honest(profile: WireProfile, objects: Vec<Object>) -> Vec<Datagram> {
         ..SendConfig::new(profile, TSI, REPAIR_TSI, 400_000_000)
     };
     send_all(config, objects)
+}
+
+thread_local! {
+    /// Heap of this thread, and its highest since it was last asked.
+    static HEAP: Cell<(i64, i64)> = const { Cell::new((0, 0)) };
+}
+
+/// What engines count is compared with what they really take. Each test has a thread of its own, and so has its engine.
+struct Counting;
+
+impl Counting {
+    fn change(bytes: i64) {
+        // A thread that ends frees memory after its counter is gone.
+        _ = HEAP.try_with(|heap| {
+            let (now, peak) = heap.get();
+            heap.set((now + bytes, peak.max(now + bytes)));
+        });
+    }
+}
+
+// SAFETY: the system's allocator does the work; all requests are passed on as they are.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Counting::change(layout.size() as i64);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        Counting::change(-(layout.size() as i64));
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        Counting::change(new_size as i64 - layout.size() as i64);
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Most heap that a receiver took while it heard these packets, what is made of them included; and the receiver.
+fn heap_of(config: &RecvConfig, packets: impl Iterator<Item = Vec<u8>>) -> (u64, Receiver) {
+    let before = HEAP.get().0;
+    HEAP.set((before, before));
+    let mut receiver = Receiver::new(config.clone());
+    for packet in packets {
+        receiver.push(receiver.now + Duration::from_micros(10), &packet);
+        receiver.complete.clear();
+        receiver.lost.clear();
+    }
+    (u64::try_from(HEAP.get().1 - before).unwrap_or(0), receiver)
+}
+
+/// The budget, with a tenth for what allocators and lists that grow take, and what thousands of remembered TOIs do.
+fn real_budget(config: &RecvConfig) -> u64 {
+    budget(config) * 11 / 10 + (1 << 20)
 }
 
 /// After whatever happened, memory was bounded and an honest object comes through.
@@ -442,4 +501,57 @@ fn floods_of_unfinished_fdts() {
     let receiver = hear(&config, &packets);
     assert!(receiver.drops(DropReason::ObjectLimit) > 4000, "{:?}", receiver.session.stats());
     assert_survived(receiver, &config);
+}
+
+/// Of symbols of 8 bytes, what it takes to know them is most of the memory.
+#[test]
+fn floods_of_tiny_symbols() {
+    let config = unsigned();
+    let oti = raptorq(80_000, 8, 1, 1, 8);
+    for per_object in [9_000, 100] {
+        let objects = 400_000 / per_object;
+        let packets = (0..objects).flat_map(|toi| {
+            (0..per_object)
+                .map(move |i| packet(RAPTORQ, u128::from(toi) + 1, Some(oti), 0, 10_000 + i * 7, &[1; 8]))
+        });
+        let (heap, receiver) = heap_of(&config, packets);
+        let peak = receiver.peak_bytes;
+        assert!(heap <= real_budget(&config), "{heap} bytes of heap, {peak} counted, {per_object} an object");
+        assert!(peak * 2 > config.assembly_bytes, "the flood was none: {peak}");
+        assert!(receiver.drops(DropReason::ByteLimit) > 0, "{:?}", receiver.session.stats());
+        assert_survived(receiver, &config);
+    }
+}
+
+/// A file with as long values as there may be: 56 KB of metadata.
+fn long_file(toi: u32, rest: &str) -> String {
+    let long = "x".repeat(8000);
+    format!(
+        "<File TOI=\"{toi}\" Content-Location=\"{toi}{long}\" mahp:Final-URL=\"{long}\" Content-Type=\"{long}\" Content-MD5=\"{long}\" mahp:ETag=\"{long}\" mahp:Last-Modified=\"{long}\" \
+         mahp:Cache-Control=\"{long}\" {rest}/>"
+    )
+}
+
+/// Objects of no bytes and much metadata: finished, waiting for an OTI or for symbols, by the thousand.
+#[test]
+fn metadata_bombs() {
+    let config = unsigned();
+    let finished = "Content-Length=\"0\" FEC-OTI-FEC-Encoding-ID=\"0\" \
+        FEC-OTI-Maximum-Source-Block-Length=\"1\" FEC-OTI-Encoding-Symbol-Length=\"8\"";
+    let in_flight = finished.replace("Length=\"0\"", "Length=\"800000\"");
+    for (name, rest) in [("finished", finished), ("waiting", ""), ("in flight", &in_flight)] {
+        let packets = (0..300).flat_map(|i| {
+            let files: String = (1..=4).map(|n| long_file(i * 4 + n, rest)).collect();
+            let xml = format!("<FDT-Instance Expires=\"4294967295\" xmlns:mahp=\"m\">{files}</FDT-Instance>");
+            fdt_packets(i, None, xml.as_bytes())
+        });
+        let (heap, receiver) = heap_of(&config, packets);
+        assert!(
+            heap <= real_budget(&config),
+            "{name}: {heap} bytes of heap, {} counted",
+            receiver.peak_bytes
+        );
+        assert!(receiver.session.stats().fdt_instances >= 300, "{name}: {:?}", receiver.session.stats());
+        assert_survived(receiver, &config);
+    }
 }

@@ -14,4 +14,6 @@ mod forgery_tests;
 #[cfg(test)]
 mod layer_tests;
 #[cfg(test)]
+mod symbol_tests;
+#[cfg(test)]
 mod tests;

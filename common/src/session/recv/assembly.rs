@@ -17,13 +17,19 @@ use crate::time::Time;
 use crate::wire::alc::PayloadId;
 use crate::wire::fti::{FecScheme, NO_CODE, Oti};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A block with K + this many symbols is solved at once: the decoder's fast path needs about H more than K.
 const SURPLUS_SYMBOLS: u32 = 14;
 /// A block with K symbols but less than the surplus is solved when nothing came for this long.
 pub(super) const SOLVE_DELAY: Duration = Duration::from_millis(20);
+
+/// What a repair symbol takes besides its bytes: memory of its own, a place in a list that grows by doubling and one in an
+/// index. Of small symbols that is most of it.
+const REPAIR_OVERHEAD: u64 = 96;
+/// What a block with symbols takes besides them and what is known of each.
+const BLOCK_OVERHEAD: u64 = 64;
 
 /// How an object is cut, from FDT and EXT_FTI.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +107,22 @@ enum Block {
 struct Done {
     bytes: Bytes,
     have: Bitmap,
+    /// By ESI.
     repair: Vec<(Esi, Vec<u8>)>,
+}
+
+impl Done {
+    /// What a symbol is that comes now: late, unless it contradicts what is here.
+    fn refuse(&self, place: Place, symbols: u32, symbol: &[u8], size: usize) -> DropReason {
+        let here = if place.esi.0 < symbols {
+            let at = place.esi.0 as usize * size;
+            self.bytes.get(at..at + symbol.len())
+        } else {
+            let at = self.repair.binary_search_by_key(&place.esi, |(esi, _)| *esi).ok();
+            at.and_then(|at| self.repair.get(at)).map(|(_, symbol)| symbol.as_slice())
+        };
+        if here.is_some_and(|here| here != symbol) { DropReason::SymbolConflict } else { DropReason::Late }
+    }
 }
 
 #[derive(Debug)]
@@ -110,7 +131,8 @@ struct Collecting {
     buffer: Vec<u8>,
     have: Bitmap,
     repair: Vec<(Esi, Vec<u8>)>,
-    repair_ids: BTreeSet<Esi>,
+    /// Where each is in `repair`.
+    repair_at: BTreeMap<Esi, usize>,
     /// Since when it has at least K symbols; in doubt, when the last came.
     solvable_since: Option<Time>,
     /// Symbols at the last failed attempt.
@@ -126,8 +148,8 @@ impl Collecting {
         now: Time,
         tried_with: u32,
     ) -> Collecting {
-        let repair_ids = repair.iter().map(|(esi, _)| *esi).collect();
-        Collecting { buffer, have, repair, repair_ids, solvable_since: Some(now), tried_with }
+        let repair_at = repair.iter().zip(0..).map(|((esi, _), at)| (*esi, at)).collect();
+        Collecting { buffer, have, repair, repair_at, solvable_since: Some(now), tried_with }
     }
 
     fn symbols(&self) -> u32 {
@@ -295,11 +317,12 @@ impl Assembly {
     pub(super) fn cost(&self, place: Place) -> u64 {
         let symbol = u64::from(self.cut.storage.symbol_size());
         let symbols = self.cut.storage.block_symbols(place.sbn);
+        let own = if place.esi.0 >= symbols { symbol + REPAIR_OVERHEAD } else { 0 };
         match self.blocks.get(place.sbn.0 as usize) {
             Some(Block::Empty) => {
-                u64::from(symbols) * symbol + if place.esi.0 >= symbols { symbol } else { 0 }
+                own + u64::from(symbols) * symbol + u64::from(symbols.div_ceil(8)) + BLOCK_OVERHEAD
             }
-            Some(Block::Collecting(_)) if place.esi.0 >= symbols => symbol,
+            Some(Block::Collecting(_)) => own,
             _ => 0,
         }
     }
@@ -322,25 +345,22 @@ impl Assembly {
                 buffer: Vec::with_capacity(symbols as usize * size),
                 have: Bitmap::new(symbols),
                 repair: Vec::new(),
-                repair_ids: BTreeSet::new(),
+                repair_at: BTreeMap::new(),
                 solvable_since: None,
                 tried_with: 0,
             });
         }
-        let Block::Collecting(c) = block else { return Err(DropReason::Late) };
         let symbol = symbol.get(..place.len).ok_or(DropReason::BadSymbolLength)?;
+        let c = match block {
+            Block::Collecting(c) => c,
+            Block::Done(done) => return Err(done.refuse(place, symbols, symbol, size)),
+            Block::Empty | Block::Solving => return Err(DropReason::Late),
+        };
         let stored = if place.esi.0 < symbols {
             store_source(c, place.esi, symbol, size)?;
             Stored::Source
         } else {
-            // More repair symbols than source symbols help nobody.
-            if c.repair.len() as u32 >= symbols + SURPLUS_SYMBOLS {
-                return Err(DropReason::Late);
-            }
-            if !c.repair_ids.insert(place.esi) {
-                return Err(DropReason::Duplicate);
-            }
-            c.repair.push((place.esi, symbol.to_vec()));
+            store_repair(c, place.esi, symbol, symbols + SURPLUS_SYMBOLS)?;
             Stored::Repair
         };
         if (c.solvable_since.is_none() || self.doubts > 0) && c.symbols() >= symbols {
@@ -556,8 +576,9 @@ fn count_runs(job: &DecodeJob, runs: &mut [u64; RUN_BINS]) {
     }
 }
 
-fn done(mut buffer: Vec<u8>, len: usize, have: Bitmap, repair: Vec<(Esi, Vec<u8>)>) -> Block {
+fn done(mut buffer: Vec<u8>, len: usize, have: Bitmap, mut repair: Vec<(Esi, Vec<u8>)>) -> Block {
     buffer.truncate(len);
+    repair.sort_unstable_by_key(|(esi, _)| *esi);
     Block::Done(Done { bytes: buffer.into(), have, repair })
 }
 
@@ -578,5 +599,19 @@ fn store_source(c: &mut Collecting, esi: Esi, symbol: &[u8], size: usize) -> Res
         Some(slot) => slot.copy_from_slice(symbol),
         None => c.buffer.extend_from_slice(symbol),
     }
+    Ok(())
+}
+
+/// More repair symbols than source symbols help nobody: at most `most` are kept.
+fn store_repair(c: &mut Collecting, esi: Esi, symbol: &[u8], most: u32) -> Result<(), DropReason> {
+    if let Some(at) = c.repair_at.get(&esi) {
+        let same = c.repair.get(*at).is_some_and(|(_, here)| here == symbol);
+        return Err(if same { DropReason::Duplicate } else { DropReason::SymbolConflict });
+    }
+    if c.repair.len() >= most as usize {
+        return Err(DropReason::Late);
+    }
+    c.repair_at.insert(esi, c.repair.len());
+    c.repair.push((esi, symbol.to_vec()));
     Ok(())
 }
