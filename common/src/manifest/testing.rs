@@ -21,6 +21,7 @@ pub(super) fn map() -> ChannelMap {
 }
 
 /// Files of the corpus with this extension: name and bytes.
+#[expect(clippy::disallowed_methods, reason = "tests only: the corpus is in files")]
 pub(super) fn corpus(extension: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/manifests");
     let mut files: Vec<_> = std::fs::read_dir(folder)

@@ -109,7 +109,7 @@ impl Ear {
     }
 
     fn wait(&mut self, time: Duration) {
-        self.now = self.now + time;
+        self.now += time;
         self.session.handle_input(Input::Timeout { now: self.now });
         self.drain();
     }

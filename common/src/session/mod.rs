@@ -12,6 +12,8 @@ mod describe_tests;
 #[cfg(test)]
 mod forgery_tests;
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod layer_tests;
 #[cfg(test)]
 mod symbol_tests;
