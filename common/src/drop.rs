@@ -30,7 +30,7 @@ reasons! {
     BadFti = "bad_fti",
     /// OTI outside our limits or impossible (T = 0, F too large, Z too large).
     BadOti = "bad_oti",
-    /// OTI that contradicts what this object was started with.
+    /// OTI that contradicts what this object, or the FDT Instance of this ID, was started with.
     OtiConflict = "oti_conflict",
     /// FEC Encoding ID (codepoint) that we do not read.
     UnknownFec = "unknown_fec",
@@ -70,7 +70,7 @@ reasons! {
     FdtConflict = "fdt_conflict",
     /// Object whose length or digest does not match the signed FDT.
     DigestMismatch = "digest_mismatch",
-    /// Object that was given up: never completed before its time ran out.
+    /// Object or FDT Instance that was given up: never completed before its time ran out.
     Incomplete = "incomplete",
     /// The FEC decoder refused or failed.
     DecodeFailed = "decode_failed",
