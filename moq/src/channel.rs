@@ -54,7 +54,7 @@ pub struct ChannelTracks {
     catalog: Arc<Track>,
     renditions: BTreeMap<String, Rendition>,
     past: Arc<Past>,
-    encoders: Semaphore,
+    encoders: Arc<Semaphore>,
     objects: AtomicU64,
     symbols: AtomicU64,
     busy: AtomicU64,
@@ -66,7 +66,7 @@ pub struct ChannelTracks {
 pub trait Lacks: fmt::Debug + Send + Sync {
     /// Somebody asks for symbols of a block. The time to tell it to come again after, as they may come by multicast until then;
     /// none: it is answered.
-    fn asked(&self, asker: Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration>;
+    fn asked(&self, asker: &Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration>;
 }
 
 impl ChannelTracks {
@@ -90,7 +90,7 @@ impl ChannelTracks {
             catalog: Arc::new(catalog),
             renditions: renditions.collect(),
             past: Arc::new(Past::new(shelves)),
-            encoders: Semaphore::new(ENCODERS),
+            encoders: Arc::new(Semaphore::new(ENCODERS)),
             objects: AtomicU64::new(0),
             symbols: AtomicU64::new(0),
             busy: AtomicU64::new(0),
@@ -136,20 +136,22 @@ impl ChannelTracks {
     /// Symbols for somebody, unless they are sent to all who lack some.
     async fn symbols(
         &self,
-        asker: Asker,
+        asker: &Asker,
         rendition: &Rendition,
         range: LocationRange,
     ) -> Result<Fetched, Refusal> {
-        let SymbolRange { toi, sbn, count, .. } = SymbolRange::of(range)?;
-        let id = ObjectId { tsi: rendition.tsi, toi };
-        let wait = self.lacks.get().and_then(|lacks| lacks.asked(asker, id, sbn, count));
-        match wait {
-            Some(wait) => {
-                self.deferred.fetch_add(1, Ordering::Relaxed);
-                Err(Refusal::excessive_load("these symbols may come by multicast", wait))
-            }
-            None => self.make(rendition, range).await,
+        let asked = SymbolRange::of(range)?;
+        let id = ObjectId { tsi: rendition.tsi, toi: asked.toi };
+        let wait = self.lacks.get().and_then(|lacks| lacks.asked(asker, id, asked.sbn, asked.count));
+        if let Some(wait) = wait {
+            self.deferred.fetch_add(1, Ordering::Relaxed);
+            return Err(Refusal::excessive_load("these symbols may come by multicast", wait));
         }
+        self.make(asker, rendition, &asked, range).await.inspect_err(|refusal| {
+            if refusal.code == request_error::EXCESSIVE_LOAD {
+                self.busy.fetch_add(1, Ordering::Relaxed);
+            }
+        })
     }
 
     fn find(&self, name: &TrackName) -> Option<(&Rendition, Kind)> {
@@ -158,16 +160,23 @@ impl ChannelTracks {
         Some((self.renditions.get(rendition)?, kind))
     }
 
-    async fn make(&self, rendition: &Rendition, range: LocationRange) -> Result<Fetched, Refusal> {
-        let asked = SymbolRange::of(range)?;
-        let job = rendition.job(&self.past, &asked).await.inspect_err(|refusal| {
-            if refusal.code == request_error::EXCESSIVE_LOAD {
-                self.busy.fetch_add(1, Ordering::Relaxed);
-            }
-        })?;
+    /// Room first, then the object, then an encoder: who waits for one holds nothing that memory would not hold without him.
+    async fn make(
+        &self,
+        asker: &Asker,
+        rendition: &Rendition,
+        asked: &SymbolRange,
+        range: LocationRange,
+    ) -> Result<Fetched, Refusal> {
         let failed = || Refusal::new(request_error::INTERNAL, "symbols could not be made");
-        let _permit = self.encoders.acquire().await.map_err(|_| failed())?;
-        let made = tokio::task::spawn_blocking(move || job.run()).await.map_err(|_| failed())?;
+        let charge = rendition.charge(asked, asker.address)?;
+        let held = asker.room.take(asked.count as usize * usize::from(rendition.symbol_size))?;
+        let job = rendition.job(&self.past, asked).await?;
+        let turn = self.encoders.clone().acquire_owned().await.map_err(|_| failed())?;
+        // Whoever goes away now has had them made: the work goes on, and is counted.
+        charge.keep();
+        let work = move || (job.run(), drop(turn)).0;
+        let made = tokio::task::spawn_blocking(work).await.map_err(|_| failed())?;
         if made.repair.len() != asked.count as usize {
             return Err(failed());
         }
@@ -176,7 +185,7 @@ impl ChannelTracks {
             let object = u64::from(asked.sbn.0) << 24 | u64::from(esi.0);
             Object::new(Location::new(range.start.group, object), symbol.into())
         });
-        Ok(Fetched::of(range.end, objects))
+        Ok(Fetched { held, ..Fetched::of(range.end, objects) })
     }
 }
 
@@ -202,28 +211,19 @@ impl Source for ChannelTracks {
         })
     }
 
-    fn fetch<'a>(&'a self, name: &'a TrackName, range: LocationRange) -> Boxed<'a, Result<Fetched, Refusal>> {
-        Box::pin(async move {
-            match self.find(name) {
-                Some((r, Kind::Symbols)) => self.make(r, range).await,
-                Some((r, Kind::Objects)) => r.whole(&self.past, range).await,
-                Some((r, Kind::Media)) => r.fetch(&self.past, true, range).await,
-                Some((r, Kind::Documents)) => r.fetch(&self.past, false, range).await,
-                _ => self.track(name).await?.fetch(range),
-            }
-        })
-    }
-
-    fn fetch_for<'a>(
+    fn fetch<'a>(
         &'a self,
-        asker: Asker,
+        asker: &'a Asker,
         name: &'a TrackName,
         range: LocationRange,
     ) -> Boxed<'a, Result<Fetched, Refusal>> {
         Box::pin(async move {
             match self.find(name) {
                 Some((r, Kind::Symbols)) => self.symbols(asker, r, range).await,
-                _ => self.fetch(name, range).await,
+                Some((r, Kind::Objects)) => r.whole(&self.past, range).await,
+                Some((r, Kind::Media)) => r.fetch(&self.past, true, range).await,
+                Some((r, Kind::Documents)) => r.fetch(&self.past, false, range).await,
+                _ => self.track(name).await?.fetch(range),
             }
         })
     }

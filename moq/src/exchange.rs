@@ -3,9 +3,7 @@
 //! A publisher has an exchange with its own sources in it; a relay lets peers add theirs ([`Exchange::relay`]). A request
 //! goes to the source with the longest matching namespace.
 
-use crate::plane::{
-    Asker, Boxed, Event, Fetched, Fetching as _, ObjectPlane, Refusal, Source, Start, Subscription,
-};
+use crate::plane::{Asker, Boxed, Event, Fetched, ObjectPlane, Refusal, Source, Start, Subscription};
 use crate::track::{Track, TrackConfig};
 use crate::wire::{LocationRange, Namespace, TrackName, request_error};
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +16,8 @@ use tokio::sync::watch;
 const PUBLISHED: usize = 1024;
 /// Bytes a relay collects to answer one FETCH from upstream: a longer answer is refused.
 const FETCH_BYTES: usize = 64 << 20;
+/// Longest wait for that answer.
+const FETCH_TIME: Duration = Duration::from_secs(30);
 /// How long a relay keeps an upstream subscription that nobody listens to.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -151,7 +151,7 @@ impl Exchange {
     /// Answers a FETCH.
     pub async fn fetch(
         &self,
-        asker: Asker,
+        asker: &Asker,
         name: &TrackName,
         range: LocationRange,
     ) -> Result<Fetched, Refusal> {
@@ -161,7 +161,7 @@ impl Exchange {
         }
         let source = self.source(&name.namespace);
         let source = source.ok_or_else(|| Refusal::does_not_exist("no such namespace"))?;
-        source.fetch_for(asker, name, range).await
+        source.fetch(asker, name, range).await
     }
 
     /// The source with the longest namespace that `namespace` begins with.
@@ -253,15 +253,22 @@ impl<P: ObjectPlane> Source for Upstream<P> {
         })
     }
 
-    fn fetch<'a>(&'a self, name: &'a TrackName, range: LocationRange) -> Boxed<'a, Result<Fetched, Refusal>> {
+    fn fetch<'a>(
+        &'a self,
+        asker: &'a Asker,
+        name: &'a TrackName,
+        range: LocationRange,
+    ) -> Boxed<'a, Result<Fetched, Refusal>> {
         Box::pin(async move {
             if let Some(fetched) = self.known(name).and_then(|t| t.fetch_complete(range)) {
                 return Ok(fetched);
             }
-            let fetching = self.plane.fetch(name, range).await?;
-            let end = fetching.end();
-            let objects = fetching.collect(FETCH_BYTES).await?;
-            Ok(Fetched::of(end, objects))
+            let got = async {
+                let fetching = self.plane.fetch(name, range).await?;
+                Fetched::from_upstream(fetching, FETCH_BYTES, &asker.room).await
+            };
+            let late = |_| Refusal::new(request_error::TIMEOUT, "the publisher does not answer in time");
+            tokio::time::timeout(FETCH_TIME, got).await.map_err(late)?
         })
     }
 }

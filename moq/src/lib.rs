@@ -9,6 +9,7 @@
 //! * [`exchange`]: which namespaces an endpoint offers, its own and those published to it: publisher and relay.
 //! * [`channel`]: a channel with all its tracks; [`publisher`]: the one who signs what is in them.
 //! * [`follow`]: a subscription that outlives its sessions; [`announce`]: publishing to a relay that does.
+//! * [`room`]: what answers may hold until they are taken.
 //! * [`quic`]: the implementation over quinn: endpoint, certificates, session.
 
 pub mod announce;
@@ -23,6 +24,7 @@ pub mod plane;
 pub mod publisher;
 pub mod quic;
 mod rendition;
+pub mod room;
 pub mod symbols;
 pub mod track;
 pub mod wire;

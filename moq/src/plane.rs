@@ -3,12 +3,13 @@
 //! [`ObjectPlane`] is what we ask of a session: subscribe to a track, fetch a range, publish a namespace. [`Source`] is
 //! what a session asks of us: give the live track, answer a fetch. No type of a QUIC library or a draft's message stands here.
 
+use crate::room::{Room, Taken};
 use crate::track::Track;
 use crate::wire::{Location, LocationRange, Namespace, TrackName, WireError, request_error};
 use bytes::Bytes;
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,6 +206,8 @@ pub trait ObjectPlane: Clone + Send + Sync + 'static {
 }
 
 /// An object of an answer: its place is known, its bytes are got when its turn comes.
+///
+/// Until then it must hold none that memory would not hold without it, but those that [`Fetched::held`] counts.
 pub struct Promise {
     /// Group and object ID.
     pub at: Location,
@@ -247,12 +250,33 @@ pub struct Fetched {
     pub end_of_track: bool,
     /// The objects, ascending.
     pub objects: Vec<Promise>,
+    /// Room for what was made or got for this answer alone.
+    pub held: Taken,
 }
 
 impl Fetched {
     /// Objects that are here.
     pub fn of(end: Location, objects: impl IntoIterator<Item = Object>) -> Fetched {
-        Fetched { end, end_of_track: false, objects: objects.into_iter().map(Promise::from).collect() }
+        let objects = objects.into_iter().map(Promise::from).collect();
+        Fetched { end, objects, ..Fetched::default() }
+    }
+
+    /// The whole answer of another publisher, as far as there is room for it. Refused above `limit` bytes.
+    pub async fn from_upstream<F: Fetching>(
+        mut fetching: F,
+        limit: usize,
+        room: &Room,
+    ) -> Result<Fetched, Refusal> {
+        let (mut held, mut objects, mut bytes) = (room.take(0)?, Vec::new(), 0usize);
+        while let Some(object) = fetching.next().await? {
+            bytes = bytes.saturating_add(object.payload.len());
+            if bytes > limit {
+                return Err(PlaneError::TooLarge("answer to a FETCH").into());
+            }
+            held.grow(object.payload.len())?;
+            objects.push(object);
+        }
+        Ok(Fetched { held, ..Fetched::of(fetching.end(), objects) })
     }
 
     /// All objects, got one after the other. Refused: one of them cannot be had.
@@ -265,13 +289,30 @@ impl Fetched {
     }
 }
 
-/// Who asks: the address of a session's peer, and the session's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Who asks: the address of a session's peer, the session's number, and what its answers may hold.
+#[derive(Clone, Debug)]
 pub struct Asker {
     /// Address; behind a relay, that of the relay.
     pub address: IpAddr,
     /// Tells sessions of an address apart.
     pub session: u64,
+    /// Of the session.
+    pub room: Room,
+}
+
+impl Asker {
+    /// Our own program.
+    pub fn ourselves() -> Asker {
+        Asker { address: Ipv4Addr::LOCALHOST.into(), session: 0, room: Room::unbounded() }
+    }
+}
+
+/// What is counted as one client: an IPv4 address, or the /64 of an IPv6 address, of which one host can have any.
+pub fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 /// Somebody who has tracks: a publisher's own, or a relay's.
@@ -282,19 +323,10 @@ pub trait Source: Send + Sync + 'static {
     /// Past objects. Without an override they come from the live window.
     fn fetch<'a>(
         &'a self,
+        _asker: &'a Asker,
         track: &'a TrackName,
         range: LocationRange,
     ) -> Boxed<'a, Result<Fetched, Refusal>> {
         Box::pin(async move { self.track(track).await?.fetch(range) })
-    }
-
-    /// The same, by a source to which it matters who asks.
-    fn fetch_for<'a>(
-        &'a self,
-        _asker: Asker,
-        track: &'a TrackName,
-        range: LocationRange,
-    ) -> Boxed<'a, Result<Fetched, Refusal>> {
-        self.fetch(track, range)
     }
 }

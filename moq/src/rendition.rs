@@ -1,7 +1,7 @@
 //! The tracks of one rendition, and what is known of each object that was published in them.
 
 use crate::past::{Asked, Past, gone};
-use crate::plane::{Fetched, Object, Promise, Refusal};
+use crate::plane::{Fetched, Object, Promise, Refusal, household};
 use crate::symbols::SymbolRange;
 use crate::track::{Track, TrackConfig};
 use crate::wire::{Location, LocationRange};
@@ -12,6 +12,7 @@ use mahp_common::fec::{Blocks, EncodeJob};
 use mahp_common::repair::ObjectId;
 use mahp_common::{ObjectKind, ObjectMeta, Toi, Tsi};
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const PRIORITY_MEDIA: u8 = 128;
 pub const KNOWN_OBJECTS: usize = 8192;
 /// Symbols of one block that are made for all who ask before they are told to wait: repair by multicast costs less then.
 const SYMBOLS_PER_BLOCK: u32 = 20_000;
+/// Of these, for one address.
+const SYMBOLS_PER_ADDRESS: u32 = SYMBOLS_PER_BLOCK / 2;
 /// When to ask again.
 const BUSY: Duration = Duration::from_millis(500);
 
@@ -42,7 +45,7 @@ pub struct Windows {
 pub(crate) struct Rendition {
     id: Arc<str>,
     pub(crate) tsi: Tsi,
-    symbol_size: u16,
+    pub(crate) symbol_size: u16,
     pub(crate) media: Arc<Track>,
     pub(crate) documents: Arc<Track>,
     pub(crate) records: Arc<Track>,
@@ -65,7 +68,48 @@ struct Place {
     /// How it is cut; none: it has no symbols.
     blocks: Option<Blocks>,
     /// Symbols made of each block.
-    made: HashMap<u32, u32>,
+    made: HashMap<u32, Made>,
+}
+
+/// Symbols of a block: in all, and for each address that asked.
+#[derive(Debug, Default)]
+struct Made {
+    all: u32,
+    by: HashMap<IpAddr, u32>,
+}
+
+/// Symbols counted against a block and an address; dropped: not after all.
+pub(crate) struct Charge<'a> {
+    rendition: &'a Rendition,
+    toi: Toi,
+    sbn: u32,
+    address: IpAddr,
+    count: u32,
+}
+
+impl Charge<'_> {
+    /// They were made.
+    pub(crate) fn keep(mut self) {
+        self.count = 0;
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
+        let known = &mut *self.rendition.known();
+        let made = known.place_of(self.toi).and_then(|place| place.made.get_mut(&self.sbn));
+        let Some(made) = made else { return };
+        made.all = made.all.saturating_sub(self.count);
+        if let Some(by) = made.by.get_mut(&self.address) {
+            *by = by.saturating_sub(self.count);
+            if *by == 0 {
+                made.by.remove(&self.address);
+            }
+        }
+    }
 }
 
 impl Rendition {
@@ -137,12 +181,15 @@ impl Rendition {
         if places.is_empty() {
             return track.fetch(range);
         }
-        let promise = |(at, toi, meta)| match track.get(at) {
-            Some(object) => object.into(),
-            None => {
-                let (past, asked) = (past.clone(), self.asked(toi, meta));
-                Promise::new(at, async move { Ok(Object::new(at, past.get(&asked).await?)) })
-            }
+        // Looked up when its turn comes: an answer that is read slowly keeps nothing that has left the window.
+        let promise = |(at, toi, meta)| {
+            let (track, past, asked) = (track.clone(), past.clone(), self.asked(toi, meta));
+            Promise::new(at, async move {
+                match track.get(at) {
+                    Some(object) => Ok(object),
+                    None => Ok(Object::new(at, past.get(&asked).await?)),
+                }
+            })
         };
         Ok(Fetched { objects: places.into_iter().map(promise).collect(), ..answer })
     }
@@ -157,23 +204,32 @@ impl Rendition {
         Ok(Fetched::of(range.end, [Object::new(range.start, bytes)]))
     }
 
-    /// The work for a request for symbols, counted against its block.
+    /// Counts a request for symbols against its block and who asks.
+    pub(crate) fn charge(&self, asked: &SymbolRange, address: IpAddr) -> Result<Charge<'_>, Refusal> {
+        let busy = || Refusal::excessive_load("many ask for this block", BUSY);
+        let address = household(address);
+        let known = &mut *self.known();
+        let place = known.place_of(asked.toi).ok_or_else(gone)?;
+        if place.blocks.is_none_or(|blocks| asked.sbn.0 >= blocks.count()) {
+            return Err(no_symbols());
+        }
+        let made = place.made.entry(asked.sbn.0).or_default();
+        let by = made.by.get(&address).copied().unwrap_or_default();
+        if made.all + asked.count > SYMBOLS_PER_BLOCK || by + asked.count > SYMBOLS_PER_ADDRESS {
+            return Err(busy());
+        }
+        made.all += asked.count;
+        made.by.insert(address, by + asked.count);
+        let (toi, sbn, count) = (asked.toi, asked.sbn.0, asked.count);
+        Ok(Charge { rendition: self, toi, sbn, address, count })
+    }
+
+    /// The work for a request for symbols.
     pub(crate) async fn job(&self, past: &Past, asked: &SymbolRange) -> Result<EncodeJob, Refusal> {
-        let none = || Refusal::invalid_range("no such FEC Payload ID here");
-        let blocks = {
-            let known = &mut *self.known();
-            let group = known.tois.get(&asked.toi).ok_or_else(gone)?;
-            let place = known.groups.get_mut(group).ok_or_else(gone)?;
-            let blocks = place.blocks.ok_or_else(none)?;
-            let made = place.made.entry(asked.sbn.0).or_default();
-            if *made + asked.count > SYMBOLS_PER_BLOCK {
-                return Err(Refusal::excessive_load("many ask for this block", BUSY));
-            }
-            *made += asked.count;
-            blocks
-        };
+        let blocks = self.known().place_of(asked.toi).ok_or_else(gone)?.blocks.ok_or_else(no_symbols)?;
         let bytes = self.object(past, asked.toi, true).await?;
-        EncodeJob::of_object(asked.toi, &bytes, &blocks, asked.sbn, asked.first, asked.count).ok_or_else(none)
+        EncodeJob::of_object(asked.toi, &bytes, &blocks, asked.sbn, asked.first, asked.count)
+            .ok_or_else(no_symbols)
     }
 
     async fn object(&self, past: &Past, toi: Toi, for_symbols: bool) -> Result<Bytes, Refusal> {
@@ -229,7 +285,16 @@ impl Rendition {
     }
 }
 
+fn no_symbols() -> Refusal {
+    Refusal::invalid_range("no such FEC Payload ID here")
+}
+
 impl Known {
+    /// The newest of a TOI.
+    fn place_of(&mut self, toi: Toi) -> Option<&mut Place> {
+        self.groups.get_mut(self.tois.get(&toi)?)
+    }
+
     /// What has no record any more.
     fn forget_before(&mut self, oldest: u64) {
         while let Some(first) = self.groups.first_entry().filter(|first| *first.key() < oldest) {

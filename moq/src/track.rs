@@ -4,10 +4,10 @@
 //! full. A subscription that still needs one of those is too far behind and is told so: memory is bounded by the window
 //! alone, however slow the subscribers are.
 
-use crate::plane::{Fetched, Object, Refusal};
+use crate::plane::{Fetched, Object, Promise, Refusal};
 use crate::wire::{Location, LocationRange};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::watch;
 
 /// Bounds and rank of a track.
@@ -207,13 +207,19 @@ impl Track {
 
     /// Objects of a range, from the window. Nothing published, or a start behind the largest object: INVALID_RANGE
     /// (draft-18 section 10.12.3).
-    pub fn fetch(&self, range: LocationRange) -> Result<Fetched, Refusal> {
+    ///
+    /// Each is looked up when its turn comes, so that an answer that is read slowly keeps nothing that has left the window.
+    pub fn fetch(self: &Arc<Self>, range: LocationRange) -> Result<Fetched, Refusal> {
         let answer = self.answer(range)?;
         let state = self.lock();
         if state.index.keys().next().is_some_and(|oldest| range.last() < *oldest) {
             return Err(Refusal::invalid_range("range is older than the window"));
         }
-        let objects = state.index.range(range.start..=range.last()).map(|(_, o)| o.clone().into());
+        let promise = |at: Location| {
+            let window = Arc::downgrade(self);
+            Promise::new(at, async move { look_up(&window, at) })
+        };
+        let objects = state.index.range(range.start..=range.last()).map(|(at, _)| promise(*at));
         Ok(Fetched { objects: objects.collect(), ..answer })
     }
 
@@ -228,11 +234,11 @@ impl Track {
         let beyond = range.last() > largest && range.end != Location::new(largest.group, 0);
         let end = if beyond { largest.next() } else { range.end };
         let end_of_track = state.ended && range.last() >= largest;
-        Ok(Fetched { end, end_of_track, objects: Vec::new() })
+        Ok(Fetched { end, end_of_track, ..Fetched::default() })
     }
 
     /// [`Track::fetch`], only when the range lies in one group that is complete here: what a relay may answer by itself.
-    pub fn fetch_complete(&self, range: LocationRange) -> Option<Fetched> {
+    pub fn fetch_complete(self: &Arc<Self>, range: LocationRange) -> Option<Fetched> {
         let group = range.start.group;
         let whole = range.last().group == group && self.lock().complete.contains(&group);
         whole.then(|| self.fetch(range).ok()).flatten()
@@ -246,6 +252,11 @@ impl Track {
     fn notify(&self) {
         self.version.send_modify(|v| *v += 1);
     }
+}
+
+fn look_up(window: &Weak<Track>, at: Location) -> Result<Object, Refusal> {
+    let found = window.upgrade().and_then(|window| window.get(at));
+    found.ok_or_else(|| Refusal::does_not_exist("has left the window"))
 }
 
 impl State {
@@ -311,9 +322,38 @@ mod tests {
         }
     }
 
+    /// Bytes of which we can see whether somebody has them.
+    struct Seen {
+        _held: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Seen {
+        fn as_ref(&self) -> &[u8] {
+            b"seen"
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_keeps_nothing_that_has_left_the_window() {
+        let track = Arc::new(Track::new(TrackConfig { bytes: 12, ..TrackConfig::default() }));
+        let held = Arc::new(());
+        for group in 0..3 {
+            let payload = Bytes::from_owner(Seen { _held: held.clone() });
+            track.push(Object::new(Location::new(group, 0), payload));
+        }
+        let answer = track.fetch(LocationRange::groups(0, 2)).unwrap();
+        track.push(object(3, 0, 8));
+        assert_eq!((answer.objects.len(), Arc::strong_count(&held)), (3, 1 + 1));
+        let mut found = Vec::new();
+        for promise in answer.objects {
+            found.push(promise.get().await.map_err(|refusal| refusal.is_absence()).map(|o| o.at.group));
+        }
+        assert_eq!(found, [Err(true), Err(true), Ok(2)]);
+    }
+
     #[test]
     fn fetch_says_where_it_ends() {
-        let track = Track::new(TrackConfig::default());
+        let track = Arc::new(Track::new(TrackConfig::default()));
         assert!(track.fetch(LocationRange::groups(0, 5)).is_err());
         for group in 3..6 {
             track.push(object(group, 0, 10));
@@ -338,7 +378,7 @@ mod tests {
             at in proptest::collection::btree_set((0..6u64, 0..6u64), 1..30),
             start in (0..7u64, 0..7u64), end in (0..7u64, 0..7u64),
         ) {
-            let track = Track::new(TrackConfig::default());
+            let track = Arc::new(Track::new(TrackConfig::default()));
             for (g, o) in &at {
                 track.push(object(*g, *o, 1));
             }

@@ -47,7 +47,7 @@ struct Ears {
 }
 
 impl Lacks for Ears {
-    fn asked(&self, asker: Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration> {
+    fn asked(&self, asker: &Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration> {
         if !self.multicast {
             return None;
         }
@@ -341,14 +341,14 @@ impl World {
         let name = TrackName::new(namespace("news"), Kind::Symbols.track("v0"));
         for Flying { receiver, toi, blocks, .. } in due {
             let address = Ipv4Addr::from_bits(0x0a00_0000 + receiver as u32).into();
-            let asker = Asker { address, session: 1 };
+            let asker = Asker { address, session: 1, ..Asker::ourselves() };
             let arrives = now + Duration::from_millis(WAY);
             let mut later = None;
             for (sbn, from, count) in blocks {
                 self.fetches += 1;
                 let first = Esi(from.0 - ESI_MOQ_END + ESI_MULTICAST_END);
                 let range = SymbolRange { toi, sbn, first, count }.to_range();
-                match self.tracks.fetch_for(asker, &name, range).await {
+                match self.tracks.fetch(&asker, &name, range).await {
                     Ok(got) => {
                         let got = got.all().await.unwrap();
                         let symbols: Vec<u8> = got.iter().flat_map(|o| o.payload.to_vec()).collect();

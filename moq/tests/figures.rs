@@ -14,7 +14,7 @@ use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::wire::alc::PayloadId;
 use mahp_common::{Esi, Object, ObjectMeta, Sbn, Time, Toi, Tsi};
 use mahp_moq::catalog::Kind;
-use mahp_moq::plane::Source as _;
+use mahp_moq::plane::{Asker, Source as _};
 use mahp_moq::publisher::{ChannelPublisher, namespace};
 use mahp_moq::symbols::SymbolRange;
 use mahp_moq::wire::LocationRange;
@@ -183,7 +183,7 @@ impl World {
                     let first = Esi(from.0 - ESI_MOQ_END + ESI_MULTICAST_END);
                     let range: LocationRange = SymbolRange { toi, sbn, first, count }.to_range();
                     let name = TrackName::new(namespace("news"), Kind::Symbols.track("v0"));
-                    let got = self.publisher.tracks().fetch(&name, range).await.unwrap();
+                    let got = self.publisher.tracks().fetch(&Asker::ourselves(), &name, range).await.unwrap();
                     let got = got.all().await.unwrap();
                     let symbols: Vec<u8> = got.iter().flat_map(|o| o.payload.to_vec()).collect();
                     answers.push((PayloadId { sbn, esi: first }, symbols));

@@ -13,7 +13,7 @@ use mahp_common::session::send::{self, SendConfig, SendSession};
 use mahp_common::{Object, ObjectKind, ObjectMeta, Time, Toi, Tsi, WallTime};
 use mahp_moq::catalog::Kind;
 use mahp_moq::manifest;
-use mahp_moq::plane::Source as _;
+use mahp_moq::plane::{Asker, Source as _};
 use mahp_moq::publisher::{ChannelPublisher, namespace};
 use mahp_moq::track::Step;
 use mahp_moq::wire::LocationRange;
@@ -212,7 +212,15 @@ impl World {
         }
         let name = TrackName::new(namespace("news"), Kind::Objects.track("v0"));
         let range = LocationRange::objects(toi.0 as u64, 0, 1);
-        let got = self.publisher.tracks().fetch(&name, range).await.unwrap().all().await.unwrap();
+        let got = self
+            .publisher
+            .tracks()
+            .fetch(&Asker::ourselves(), &name, range)
+            .await
+            .unwrap()
+            .all()
+            .await
+            .unwrap();
         let (now, path) = (self.now, Path::Moq);
         self.engine(recv::Input::Bytes { now, toi, path, offset: 0, bytes: &got[0].payload });
     }

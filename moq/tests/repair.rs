@@ -14,7 +14,7 @@ use mahp_common::{Object, ObjectMeta, Time, Toi, Tsi};
 use mahp_moq::catalog::{Catalog, Kind};
 use mahp_moq::channel::SUBSCRIBERS;
 use mahp_moq::manifest;
-use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError, Source as _, Start};
+use mahp_moq::plane::{Asker, Fetching as _, ObjectPlane as _, PlaneError, Source as _, Start};
 use mahp_moq::publisher::{ChannelPublisher, namespace};
 use mahp_moq::quic::QuicSession;
 use mahp_moq::symbols::SymbolRange;
@@ -269,9 +269,17 @@ async fn many_requests_for_one_block_are_told_to_wait() {
             Ok(fetching) => assert_eq!(fetching.collect(64 << 20).await.unwrap().len(), 4000),
             Err(PlaneError::Refused(refusal)) => {
                 assert_eq!(refusal.code, request_error::EXCESSIVE_LOAD);
+                let busy = rig.publisher.tracks().stats().busy;
                 assert!(
-                    refusal.retry_after.is_some() && asked == 5 && rig.publisher.tracks().stats().busy == 1
+                    refusal.retry_after.is_some() && asked == 2 && busy == 1,
+                    "half of them for an address"
                 );
+                let asker = |n| Asker { address: [192, 0, 2, n].into(), ..Asker::ourselves() };
+                let tracks = rig.publisher.tracks();
+                assert!(tracks.fetch(&asker(1), &track, range).await.is_ok(), "others have theirs");
+                assert!(tracks.fetch(&asker(2), &track, range).await.is_ok());
+                assert!(tracks.fetch(&asker(3), &track, range).await.is_ok());
+                assert!(tracks.fetch(&asker(4), &track, range).await.is_err(), "all together have no more");
                 return;
             }
             Err(e) => panic!("{e}"),

@@ -139,7 +139,7 @@ impl Publisher {
 }
 
 impl Lacks for Service {
-    fn asked(&self, asker: Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration> {
+    fn asked(&self, asker: &Asker, id: ObjectId, sbn: Sbn, symbols: u32) -> Option<Duration> {
         Service::asked(self, asker.address, asker.session, id, sbn, symbols)
     }
 }

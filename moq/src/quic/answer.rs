@@ -1,9 +1,11 @@
 //! What the peer asks of us.
 
-use super::session::QuicSession;
+use super::pace::{Pace, time_for};
+use super::session::{Queued, QuicSession};
 use super::stream::{RequestStream, finish, write, write_error};
 use crate::exchange::{Upstream, pump};
 use crate::plane::{Event, Fetched, Object, ObjectPlane as _, PlaneError, Refusal, Subscription};
+use crate::room::Taken;
 use crate::track::{Step, Track, TrackConfig};
 use crate::wire::{
     FetchEncoder, FetchKind, Filter, Location, LocationRange, Message, Namespace, Params, StreamHeader,
@@ -15,11 +17,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 /// Subgroups open at once in one subscription: the oldest is reset for a new one.
 const OPEN_SUBGROUPS: usize = 16;
-/// A peer takes an object that it fetches within this time.
-const WRITE_TIME: Duration = Duration::from_secs(60);
+/// What it takes to hold one object of an answer that is got when its turn comes.
+const PROMISE: usize = 256;
 
 /// A request stream of the peer.
 pub(super) async fn request(
@@ -28,7 +31,9 @@ pub(super) async fn request(
     recv: RecvStream,
 ) -> Result<(), PlaneError> {
     let mut stream = RequestStream::new(send, recv);
-    let Some(message) = stream.recv.message().await? else { return Ok(()) };
+    let asked = timeout(session.inner.limits.setup_timeout, stream.recv.message()).await;
+    let late = |_| PlaneError::Closed("a request stream without a request".into());
+    let Some(message) = asked.map_err(late)?? else { return Ok(()) };
     tracing::trace!(message = message.name(), "moq: asked");
     let (id, params) = match &message {
         Message::Subscribe { id, params, .. }
@@ -177,7 +182,9 @@ async fn feed(
         end = updates(stream, track, &update) => return end,
     };
     let done = Message::PublishDone { status, streams: feed.streams, reason: reason.into() };
-    stream.write_last(&done).await
+    drop(feed);
+    // Who does not take that either finds the stream reset.
+    timeout(session.inner.limits.grace, stream.write_last(&done)).await.unwrap_or(Ok(()))
 }
 
 /// REQUEST_UPDATE, until the peer ends the subscription.
@@ -236,21 +243,27 @@ impl Feed<'_> {
                         self.finish_all();
                         return Ok((publish_done::SUBSCRIPTION_ENDED, "end of the range"));
                     }
+                    let time = time_for(self.session.inner.limits.grace, object.payload.len());
                     if wanted.forward && object.at >= wanted.start {
-                        self.send(object, wanted.subscriber_priority).await?;
+                        let sent = timeout(time, self.send(object, wanted.subscriber_priority)).await;
+                        let Ok(sent) = sent else { return Ok(self.behind()) };
+                        sent?;
                     }
                 }
-                Step::EndOfSubgroup { group, subgroup, last } => self.end(group, subgroup, last).await?,
+                Step::EndOfSubgroup { group, subgroup, last } => {
+                    let grace = self.session.inner.limits.grace;
+                    let Ok(ended) = timeout(grace, self.end(group, subgroup, last)).await else {
+                        return Ok(self.behind());
+                    };
+                    ended?;
+                }
                 Step::Wait => {
                     if self.watch.changed().await.is_err() {
                         self.finish_all();
                         return Ok((publish_done::TRACK_ENDED, "track is over"));
                     }
                 }
-                Step::Behind => {
-                    self.reset_all();
-                    return Ok((publish_done::TOO_FAR_BEHIND, "reads too slowly"));
-                }
+                Step::Behind => return Ok(self.behind()),
                 Step::Ended => {
                     self.finish_all();
                     return Ok((publish_done::TRACK_ENDED, "track is over"));
@@ -328,6 +341,12 @@ impl Feed<'_> {
         }
     }
 
+    /// The end of a subscription whose peer does not read, or not quickly enough.
+    fn behind(&mut self) -> (u64, &'static str) {
+        self.reset_all();
+        (publish_done::TOO_FAR_BEHIND, "reads too slowly")
+    }
+
     fn reset_all(&mut self) {
         for (_, mut open) in std::mem::take(&mut self.open) {
             // An error says that the stream is over already.
@@ -355,26 +374,38 @@ async fn fetch(
     params: Params,
 ) -> Result<(), PlaneError> {
     let descending = params.descending.unwrap_or(false);
+    let asker = session.inner.asker();
     let fetched = match range_of(session, kind) {
-        Ok((name, range)) => session.inner.exchange.fetch(session.inner.asker(), &name, range).await,
+        Ok((name, range)) => {
+            tokio::select! {
+                fetched = session.inner.exchange.fetch(&asker, &name, range) => fetched,
+                gone = cancelled(&mut stream) => return gone.or_else(unless_reset),
+            }
+        }
         Err(refusal) => Err(refusal),
     };
-    let fetched = match fetched {
-        Ok(fetched) => fetched,
+    // What is in memory for it is counted already; the list of what is not is not.
+    let listed = fetched.and_then(|fetched| Ok((asker.room.take(PROMISE * fetched.objects.len())?, fetched)));
+    let (_listed, fetched) = match listed {
+        Ok(listed) => listed,
         Err(refusal) => return refuse(stream, refusal).await,
     };
     let Fetched { end, end_of_track, .. } = fetched;
-    let params = Params::default();
-    stream.write(&Message::FetchOk { end_of_track, end, params, properties: Bytes::new() }).await?;
+    let ok = Message::FetchOk { end_of_track, end, params: Params::default(), properties: Bytes::new() };
+    let mut pace = Pace::new(session.inner.limits.grace);
+    let Some(told) = pace.take(0, stream.write(&ok)).await else { return Ok(()) };
+    told?;
     let sent = tokio::select! {
-        sent = send_fetched(session, id, fetched, descending) => sent,
+        sent = send_fetched(session, id, fetched, descending, pace) => sent,
         gone = cancelled(&mut stream) => gone,
     };
     stream.finish();
-    match sent {
-        Err(PlaneError::Reset(_)) => Ok(()),
-        other => other,
-    }
+    sent.or_else(unless_reset)
+}
+
+/// A stream that the peer ended is no error.
+fn unless_reset(error: PlaneError) -> Result<(), PlaneError> {
+    if matches!(error, PlaneError::Reset(_)) { Ok(()) } else { Err(error) }
 }
 
 /// The track and range, of a joining FETCH relative to its subscription (draft-18 section 10.12.2).
@@ -393,16 +424,17 @@ fn range_of(session: &QuicSession, kind: FetchKind) -> Result<(TrackName, Locati
     Ok((name, LocationRange { start: Location::new(first(largest.group), 0), end: largest.next() }))
 }
 
+/// Who does not read in time must not keep what nobody else needs: its stream is reset, or never opened.
 async fn send_fetched(
     session: &QuicSession,
     id: u64,
     fetched: Fetched,
     descending: bool,
+    mut pace: Pace,
 ) -> Result<(), PlaneError> {
-    let opened = session.inner.conn.open_uni().await;
-    let mut send = opened.map_err(|e| PlaneError::Closed(e.to_string()))?;
-    send.write_all(&StreamHeader::encode_fetch(id)).await.map_err(write_error)?;
-    let mut objects = fetched.objects;
+    let Fetched { mut objects, mut held, .. } = fetched;
+    let opened = pace.take(0, open_fetch(session, id)).await;
+    let Some(mut send) = opened.transpose()? else { return Ok(()) };
     if descending {
         objects.sort_by_key(|o| (std::cmp::Reverse(o.at.group), o.at.object));
     }
@@ -422,10 +454,10 @@ async fn send_fetched(
             }
         };
         let len = payload.len();
-        let mut chunks = [Bytes::from(head), payload];
-        let written = tokio::time::timeout(WRITE_TIME, send.write_all_chunks(&mut chunks)).await;
-        let Ok(written) = written else {
-            // Who does not read must not keep objects in memory that nobody else needs.
+        // Counted until the last byte has arrived there: the connection holds it, too.
+        let payload = Counted { bytes: payload, _room: held.split(len) };
+        let mut chunks = [Bytes::from(head), Bytes::from_owner(payload)];
+        let Some(written) = pace.take(len, send.write_all_chunks(&mut chunks)).await else {
             let _ = send.reset(VarInt::from_u32(reset::TOO_FAR_BEHIND));
             return Ok(());
         };
@@ -434,6 +466,25 @@ async fn send_fetched(
     }
     finish(&mut send);
     Ok(())
+}
+
+async fn open_fetch(session: &QuicSession, id: u64) -> Result<SendStream, PlaneError> {
+    let opened = session.inner.conn.open_uni().await;
+    let mut send = opened.map_err(|e| PlaneError::Closed(e.to_string()))?;
+    send.write_all(&StreamHeader::encode_fetch(id)).await.map_err(write_error)?;
+    Ok(send)
+}
+
+/// Bytes of an answer, and their room.
+struct Counted {
+    bytes: Bytes,
+    _room: Taken,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Returns when the peer cancels the request; its clean end is none.
@@ -526,8 +577,8 @@ async fn push_track(session: &QuicSession, name: &TrackName, track: &Track) -> R
     let (id, alias) = (inner.next_request(), inner.next_alias());
     let params = Params { largest, ..Params::default() };
     let message = Message::Publish { id, track: name.clone(), alias, params, properties: Bytes::new() };
-    let mut request = session.request(&message).await?;
-    let Message::RequestOk { params, .. } = session.response(&mut request).await? else {
+    let (mut request, answer) = session.ask(&message, Duration::ZERO).await?;
+    let Message::RequestOk { params, .. } = answer else {
         return Err(WireError::violation("no answer to PUBLISH").into());
     };
     let wanted = Wanted::new(&params, largest);
@@ -591,7 +642,7 @@ async fn accept_track(
 }
 
 /// The objects of a PUBLISH.
-struct Published(mpsc::Receiver<Event>);
+struct Published(mpsc::Receiver<Queued<Event>>);
 
 impl Subscription for Published {
     fn largest(&self) -> Option<Location> {
@@ -599,7 +650,8 @@ impl Subscription for Published {
     }
 
     async fn next(&mut self) -> Result<Event, PlaneError> {
-        self.0.recv().await.ok_or_else(|| PlaneError::Closed("session is over".into()))
+        let queued = self.0.recv().await;
+        queued.map(|queued| queued.what).ok_or_else(|| PlaneError::Closed("session is over".into()))
     }
 }
 

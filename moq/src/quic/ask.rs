@@ -1,11 +1,11 @@
 //! What we ask of the peer: subscribe, fetch, publish.
 
-use super::session::{FetchEvent, Inner, QuicSession};
+use super::session::{FetchEvent, Inner, Queue, Queued, QuicSession};
 use super::stream::RequestStream;
 use crate::plane::{Event, Fetching, Object, ObjectPlane, PlaneError, Refusal, Start, Subscription};
 use crate::wire::{
     FetchKind, Filter, Location, LocationRange, Message, Namespace, Params, SessionCode, TrackName,
-    WireError, publish_done,
+    WireError, publish_done, request_error,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const LATE_STREAMS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct QuicSubscription {
     inner: Arc<Inner>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Queued<Event>>,
     largest: Option<Location>,
     alias: u64,
     control: AbortHandle,
@@ -28,7 +28,7 @@ pub struct QuicSubscription {
 /// The answer to a FETCH.
 #[derive(Debug)]
 pub struct QuicFetching {
-    events: mpsc::Receiver<FetchEvent>,
+    events: mpsc::Receiver<Queued<FetchEvent>>,
     end: Location,
     pending: PendingFetch,
     // Cancels the request when dropped.
@@ -49,23 +49,33 @@ impl Drop for PendingFetch {
 }
 
 impl QuicSession {
-    pub(super) async fn request(&self, message: &Message) -> Result<RequestStream, PlaneError> {
-        let opened = self.inner.conn.open_bi().await;
-        let (send, recv) = opened.map_err(|e| PlaneError::Closed(e.to_string()))?;
-        let mut request = RequestStream::new(send, recv);
-        request.write(message).await?;
-        Ok(request)
+    /// Asks, and waits for the answer: as long as [`super::Limits::answer`], and `more` where the peer may take its time.
+    pub(super) async fn ask(
+        &self,
+        message: &Message,
+        more: Duration,
+    ) -> Result<(RequestStream, Message), PlaneError> {
+        let asked = async {
+            let opened = self.inner.conn.open_bi().await;
+            let (send, recv) = opened.map_err(|e| PlaneError::Closed(e.to_string()))?;
+            let mut request = RequestStream::new(send, recv);
+            request.write(message).await?;
+            let response = response(&mut request).await?;
+            Ok((request, response))
+        };
+        let late = |_| PlaneError::Refused(Refusal::new(request_error::TIMEOUT, "no answer in time"));
+        tokio::time::timeout(self.inner.limits.answer.saturating_add(more), asked).await.map_err(late)?
     }
+}
 
-    pub(super) async fn response(&self, request: &mut RequestStream) -> Result<Message, PlaneError> {
-        match request.recv.message().await? {
-            Some(Message::RequestError { code, retry_after_ms, reason }) => {
-                let retry_after = retry_after_ms.map(Duration::from_millis);
-                Err(Refusal { code, reason, retry_after }.into())
-            }
-            Some(message) => Ok(message),
-            None => Err(PlaneError::Closed("request stream ended without an answer".into())),
+async fn response(request: &mut RequestStream) -> Result<Message, PlaneError> {
+    match request.recv.message().await? {
+        Some(Message::RequestError { code, retry_after_ms, reason }) => {
+            let retry_after = retry_after_ms.map(Duration::from_millis);
+            Err(Refusal { code, reason, retry_after }.into())
         }
+        Some(message) => Ok(message),
+        None => Err(PlaneError::Closed("request stream ended without an answer".into())),
     }
 }
 
@@ -91,8 +101,9 @@ impl ObjectPlane for QuicSession {
             ..Params::default()
         };
         let id = self.inner.next_request();
-        let mut request = self.request(&Message::Subscribe { id, track: track.clone(), params }).await?;
-        let Message::SubscribeOk { alias, params, .. } = self.response(&mut request).await? else {
+        let message = Message::Subscribe { id, track: track.clone(), params };
+        let (request, answer) = self.ask(&message, rendezvous).await?;
+        let Message::SubscribeOk { alias, params, .. } = answer else {
             return Err(WireError::violation("no answer to SUBSCRIBE").into());
         };
         let (events, receiver) = mpsc::channel(self.inner.limits.queue);
@@ -108,8 +119,9 @@ impl ObjectPlane for QuicSession {
         self.inner.open_fetch(id, events);
         let pending = PendingFetch { inner: self.inner.clone(), id };
         let kind = FetchKind::Standalone(track.clone(), range);
-        let mut request = self.request(&Message::Fetch { id, kind, params: Params::default() }).await?;
-        match self.response(&mut request).await? {
+        let message = Message::Fetch { id, kind, params: Params::default() };
+        let (request, answer) = self.ask(&message, Duration::ZERO).await?;
+        match answer {
             Message::FetchOk { end, .. } => {
                 Ok(QuicFetching { events: receiver, end, pending, _request: request })
             }
@@ -121,8 +133,8 @@ impl ObjectPlane for QuicSession {
         let id = self.inner.next_request();
         let namespace = namespace.clone();
         let message = Message::PublishNamespace { id, namespace, params: Params::default() };
-        let mut request = self.request(&message).await?;
-        match self.response(&mut request).await? {
+        let (mut request, answer) = self.ask(&message, Duration::ZERO).await?;
+        match answer {
             Message::RequestOk { .. } => {}
             _ => return Err(WireError::violation("no answer to PUBLISH_NAMESPACE").into()),
         }
@@ -143,11 +155,7 @@ impl ObjectPlane for QuicSession {
 }
 
 /// Waits for PUBLISH_DONE, then for the streams it counts. Aborted when the subscription is dropped, which cancels it.
-async fn until_done(
-    mut request: RequestStream,
-    events: mpsc::Sender<Event>,
-    mut streams: watch::Receiver<u64>,
-) {
+async fn until_done(mut request: RequestStream, events: Queue<Event>, mut streams: watch::Receiver<u64>) {
     let done = loop {
         match request.recv.message().await {
             Ok(Some(Message::PublishDone { status, streams: count, reason })) => {
@@ -165,7 +173,7 @@ async fn until_done(
         }
     };
     // The subscription may be gone.
-    let _ = events.send(done).await;
+    let _ = events.send(done.into()).await;
 }
 
 impl Subscription for QuicSubscription {
@@ -174,7 +182,8 @@ impl Subscription for QuicSubscription {
     }
 
     async fn next(&mut self) -> Result<Event, PlaneError> {
-        self.events.recv().await.ok_or_else(|| self.inner.closed_error())
+        let queued = self.events.recv().await;
+        queued.map(|queued| queued.what).ok_or_else(|| self.inner.closed_error())
     }
 }
 
@@ -191,7 +200,7 @@ impl Fetching for QuicFetching {
     }
 
     async fn next(&mut self) -> Result<Option<Object>, PlaneError> {
-        match self.events.recv().await {
+        match self.events.recv().await.map(|queued| queued.what) {
             Some(FetchEvent::Object(object)) => Ok(Some(object)),
             Some(FetchEvent::End) => Ok(None),
             Some(FetchEvent::Failed(e)) => Err(e),

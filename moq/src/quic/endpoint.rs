@@ -1,10 +1,12 @@
 //! Listening and connecting.
 
+use super::places::Places;
 use super::session::{Limits, QuicSession, SessionStats};
 use super::tls::{Identity, TlsError, Trust};
 use crate::exchange::Exchange;
 use crate::plane::{ObjectPlane as _, PlaneError};
-use crate::wire::{ALPN, SetupOptions};
+use crate::room::Room;
+use crate::wire::{ALPN, SessionCode, SetupOptions};
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, Endpoint, TransportConfig, VarInt};
@@ -18,24 +20,22 @@ use url::Url;
 
 /// Sessions of a listener at once: more are refused.
 const SESSIONS: usize = 4096;
-/// Data streams of the peer at once. With [`STREAM_WINDOW`], what a peer can make us hold unread.
-const UNI_STREAMS: u32 = 64;
+/// Connections above which a client must first show that its address is its own: what it sends may be forged until then.
+const UNPROVEN: usize = SESSIONS / 4;
 /// Requests of the peer at once.
 const BIDI_STREAMS: u32 = 256;
-/// Unread bytes of one stream.
-const STREAM_WINDOW: u32 = 1 << 20;
 /// Silence after which a session is over; half of it, and somebody says something.
 const IDLE: Duration = Duration::from_secs(15);
 /// Alert of TLS when no protocol is common (RFC 7301), as a QUIC error code (RFC 9001 section 4.8).
 const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
 
-fn transport() -> Arc<TransportConfig> {
+fn transport(limits: Limits) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
-    config.max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS));
+    config.max_concurrent_uni_streams(VarInt::from_u32(limits.streams));
     config.max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS));
-    config.stream_receive_window(VarInt::from_u32(STREAM_WINDOW));
+    config.stream_receive_window(VarInt::from_u32(limits.stream_window));
     // A stream that waits for memory must not keep another from going on.
-    config.receive_window(VarInt::from_u32((UNI_STREAMS + 8) * STREAM_WINDOW));
+    config.receive_window(VarInt::from_u32((limits.streams + 8).saturating_mul(limits.stream_window)));
     config.keep_alive_interval(Some(IDLE / 3));
     config.max_idle_timeout(Some(VarInt::from_u32(IDLE.as_millis() as u32).into()));
     Arc::new(config)
@@ -54,6 +54,8 @@ pub struct ListenerStats {
     pub failed: u64,
     /// What its sessions have carried, those that ended included.
     pub carried: SessionStats,
+    /// Bytes made or got for those who asked, which have not taken them yet.
+    pub held_bytes: usize,
 }
 
 /// Accepts sessions and answers them from an exchange.
@@ -63,8 +65,9 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    places: Places,
     sessions: Mutex<HashMap<usize, QuicSession>>,
     ended: Mutex<SessionStats>,
     failed: AtomicU64,
@@ -81,9 +84,14 @@ impl Listener {
         let tls = identity.server_config().map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(transport());
+        config.transport_config(transport(limits));
         let endpoint = Endpoint::server(config, address)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            places: Places::new(limits),
+            sessions: Mutex::default(),
+            ended: Mutex::default(),
+            failed: AtomicU64::new(0),
+        });
         tokio::spawn(accept(endpoint.clone(), shared.clone(), exchange, limits));
         Ok(Listener { endpoint, shared })
     }
@@ -102,6 +110,7 @@ impl Listener {
             sessions: sessions.len(),
             failed: self.shared.failed.load(Ordering::Relaxed),
             carried,
+            held_bytes: self.shared.places.held(),
         }
     }
 }
@@ -123,9 +132,15 @@ fn add(a: SessionStats, b: SessionStats) -> SessionStats {
 
 async fn accept(endpoint: Endpoint, shared: Arc<Shared>, exchange: Arc<Exchange>, limits: Limits) {
     while let Some(incoming) = endpoint.accept().await {
-        if endpoint.open_connections() > SESSIONS {
+        let open = endpoint.open_connections();
+        if open > SESSIONS {
             shared.failed.fetch_add(1, Ordering::Relaxed);
             incoming.refuse();
+            continue;
+        }
+        if open > UNPROVEN && incoming.may_retry() && !incoming.remote_address_validated() {
+            // An error says that it has been asked before.
+            let _ = incoming.retry();
             continue;
         }
         let (shared, exchange) = (shared.clone(), exchange.clone());
@@ -146,8 +161,12 @@ async fn session(
 ) -> Result<(), PlaneError> {
     let conn = incoming.await.map_err(|e| PlaneError::Closed(e.to_string()))?;
     let id = conn.stable_id();
+    let Some(place) = shared.places.enter(conn.remote_address().ip()) else {
+        conn.close(VarInt::from_u32(SessionCode::ExcessiveLoad as u32), b"too many sessions of this address");
+        return Err(PlaneError::Closed("too many sessions of this address".into()));
+    };
     let setup = SetupOptions { implementation: implementation(), ..SetupOptions::default() };
-    let session = QuicSession::start(conn, setup, exchange, limits).await?;
+    let session = QuicSession::start(conn, setup, exchange, (limits, place.room())).await?;
     shared.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, session.clone());
     let reason = session.closed().await;
     tracing::debug!(%reason, "moq: session ended");
@@ -203,7 +222,7 @@ impl Connector {
         let crypto =
             QuicClientConfig::try_from(trust.client_config()?).map_err(|e| unusable(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport());
+        config.transport_config(transport(limits));
         let bind = |ip: IpAddr| Endpoint::client(SocketAddr::new(ip, 0));
         let v4 = bind(Ipv4Addr::UNSPECIFIED.into()).map_err(|e| unusable(e.to_string()))?;
         // A host without IPv6 has no such socket.
@@ -232,7 +251,9 @@ impl Connector {
             authority: Some(url.authority().into()),
             implementation: implementation(),
         };
-        QuicSession::start(conn, setup, exchange, self.limits).await
+        // A peer that we went to is one only.
+        let room = Room::new(self.limits.address_bytes);
+        QuicSession::start(conn, setup, exchange, (self.limits, room)).await
     }
 }
 

@@ -8,6 +8,8 @@
 mod answer;
 mod ask;
 mod endpoint;
+mod pace;
+mod places;
 mod session;
 mod stream;
 mod tls;

@@ -4,6 +4,7 @@ use super::answer;
 use super::stream::{self, StreamReader};
 use crate::exchange::Exchange;
 use crate::plane::{Asker, Event, Object, PlaneError};
+use crate::room::Room;
 use crate::wire::{
     FetchDecoder, FetchRecord, Location, Message, Namespace, SessionCode, SetupOptions, StreamHeader,
     SubgroupHeader, SubgroupObject, TrackName, WireError, reset,
@@ -14,14 +15,15 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// Bounds of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest object, bytes: a larger one ends its stream.
     pub object_bytes: usize,
-    /// Bytes of objects under assembly in one session: streams wait for each other above it.
+    /// Bytes of objects of one session that are under assembly, or wait for whoever asked for them: streams wait for each other
+    /// above it.
     pub assembly_bytes: usize,
     /// Events waiting in one subscription or fetch: the stream waits, and with it its sender, above it.
     pub queue: usize,
@@ -29,6 +31,20 @@ pub struct Limits {
     pub setup_timeout: Duration,
     /// Longest a SUBSCRIBE may wait here for a publisher.
     pub rendezvous: Duration,
+    /// Longest wait for the peer's answer to a request of ours.
+    pub answer: Duration,
+    /// Longest that a peer may leave no room in its streams for something small; for more it has as long as that takes at 2 Mbit/s.
+    pub grace: Duration,
+    /// Data streams of the peer at once. With `stream_window`, what a peer can make us hold unread.
+    pub streams: u32,
+    /// Unread bytes of one stream.
+    pub stream_window: u32,
+    /// Bytes made or got for one session alone, until it has taken them: requests are told to come again above it.
+    pub session_bytes: usize,
+    /// The same, for all sessions of an address.
+    pub address_bytes: usize,
+    /// The same, for all sessions of a listener.
+    pub listener_bytes: usize,
 }
 
 impl Default for Limits {
@@ -39,6 +55,28 @@ impl Default for Limits {
             queue: 64,
             setup_timeout: Duration::from_secs(10),
             rendezvous: Duration::from_secs(10),
+            answer: Duration::from_secs(40),
+            grace: Duration::from_secs(10),
+            streams: 64,
+            stream_window: 1 << 20,
+            session_bytes: 40 << 20,
+            address_bytes: 80 << 20,
+            listener_bytes: 256 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// For receivers, which have less memory than senders, and fewer who ask them.
+    pub fn small() -> Limits {
+        Limits {
+            assembly_bytes: 40 << 20,
+            streams: 32,
+            stream_window: 512 << 10,
+            session_bytes: 36 << 20,
+            address_bytes: 36 << 20,
+            listener_bytes: 72 << 20,
+            ..Limits::default()
         }
     }
 }
@@ -101,20 +139,37 @@ pub(super) struct Inner {
     routes: Mutex<Routes>,
     routes_changed: watch::Sender<u64>,
     peer: Mutex<PeerRequests>,
-    assembly: Semaphore,
+    assembly: Arc<Semaphore>,
+    room: Room,
 }
+
+/// Something that arrived, and the room that its bytes take until whoever asked for it has it.
+#[derive(Debug)]
+pub(super) struct Queued<T> {
+    pub(super) what: T,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<T> From<T> for Queued<T> {
+    fn from(what: T) -> Queued<T> {
+        Queued { what, _room: None }
+    }
+}
+
+/// To whoever asked.
+pub(super) type Queue<T> = mpsc::Sender<Queued<T>>;
 
 /// Where objects of an alias or a Request ID go.
 #[derive(Debug, Default)]
 struct Routes {
     subscriptions: HashMap<u64, Route>,
-    fetches: HashMap<u64, (mpsc::Sender<FetchEvent>, bool)>,
+    fetches: HashMap<u64, (Queue<FetchEvent>, bool)>,
     closed: VecDeque<u64>,
 }
 
 #[derive(Clone, Debug)]
 struct Route {
-    events: mpsc::Sender<Event>,
+    events: Queue<Event>,
     streams: watch::Sender<u64>,
 }
 
@@ -149,16 +204,20 @@ impl Drop for OpenPrefix<'_> {
     }
 }
 
-/// Unit of the assembly semaphore.
+/// Unit of the assembly semaphore: permits are 32 bits.
 const ASSEMBLY_UNIT: usize = 1 << 10;
 
+fn assembly_units(limits: Limits) -> usize {
+    limits.assembly_bytes.max(limits.object_bytes).div_ceil(ASSEMBLY_UNIT)
+}
+
 impl QuicSession {
-    /// Starts the session on a connection and waits for the peer's SETUP. `setup`: our options.
+    /// Starts the session on a connection and waits for the peer's SETUP. `setup`: our options. `room`: of what it is answered.
     pub(super) async fn start(
         conn: Connection,
         setup: SetupOptions,
         exchange: Arc<Exchange>,
-        limits: Limits,
+        (limits, room): (Limits, Room),
     ) -> Result<QuicSession, PlaneError> {
         let client = conn.side() == quinn::Side::Client;
         let inner = Arc::new(Inner {
@@ -172,7 +231,8 @@ impl QuicSession {
             routes: Mutex::default(),
             routes_changed: watch::Sender::new(0),
             peer: Mutex::new(PeerRequests { next: u64::from(client), ..PeerRequests::default() }),
-            assembly: Semaphore::new(limits.assembly_bytes.max(limits.object_bytes).div_ceil(ASSEMBLY_UNIT)),
+            assembly: Arc::new(Semaphore::new(assembly_units(limits))),
+            room,
         });
         let (ready, mut setup_seen) = watch::channel(false);
         tokio::spawn(drive(inner.clone(), setup, ready));
@@ -321,7 +381,7 @@ async fn subgroup(inner: &Inner, mut reader: StreamReader, header: SubgroupHeade
     match result {
         Err(PlaneError::Reset(_)) => {
             // The subscription may be gone: then nobody needs to know.
-            let _ = route.events.send(Event::Broken(header.group)).await;
+            let _ = route.events.send(Event::Broken(header.group).into()).await;
             Ok(())
         }
         other => other,
@@ -344,20 +404,21 @@ async fn subgroup_objects(
             last = true;
             continue;
         }
-        let Some(payload) = inner.payload(reader, o.len).await? else {
-            let _ = route.events.send(Event::Broken(header.group)).await;
+        let Some((payload, room)) = inner.payload(reader, o.len).await? else {
+            let _ = route.events.send(Event::Broken(header.group).into()).await;
             return Ok(());
         };
         let at = Location::new(header.group, o.object);
         let object = Object { at, subgroup, properties: o.properties, payload };
-        if route.events.send(Event::Object(object)).await.is_err() {
+        let queued = Queued { what: Event::Object(object), _room: room };
+        if route.events.send(queued).await.is_err() {
             reader.stop(reset::CANCELLED);
             return Ok(());
         }
     }
     let end = Event::EndOfSubgroup { group: header.group, subgroup: subgroup.unwrap_or(0), last };
     // The subscription may be gone: then nobody needs to know.
-    let _ = route.events.send(end).await;
+    let _ = route.events.send(end.into()).await;
     Ok(())
 }
 
@@ -369,7 +430,7 @@ async fn fetch(inner: &Inner, mut reader: StreamReader, id: u64) -> Result<(), P
     match fetch_objects(inner, &mut reader, descending, &events).await {
         Err(e @ (PlaneError::Reset(_) | PlaneError::TooLarge(_))) => {
             // The one who asked may be gone.
-            let _ = events.send(FetchEvent::Failed(e)).await;
+            let _ = events.send(FetchEvent::Failed(e).into()).await;
             Ok(())
         }
         other => other,
@@ -380,31 +441,37 @@ async fn fetch_objects(
     inner: &Inner,
     reader: &mut StreamReader,
     descending: bool,
-    events: &mpsc::Sender<FetchEvent>,
+    events: &Queue<FetchEvent>,
 ) -> Result<(), PlaneError> {
     let mut decoder = FetchDecoder::new(descending);
     while let Some(record) = reader.decode(|r| decoder.decode(r)).await? {
         let FetchRecord::Object { at, subgroup, properties, len, .. } = record else { continue };
-        let payload = inner.payload(reader, len).await?.ok_or(PlaneError::TooLarge("object"))?;
+        let (payload, room) = inner.payload(reader, len).await?.ok_or(PlaneError::TooLarge("object"))?;
         let object = Object { at, subgroup: subgroup.unwrap_or(0), properties, payload };
-        if events.send(FetchEvent::Object(object)).await.is_err() {
+        let queued = Queued { what: FetchEvent::Object(object), _room: room };
+        if events.send(queued).await.is_err() {
             reader.stop(reset::CANCELLED);
             return Ok(());
         }
     }
     // The one who asked may be gone.
-    let _ = events.send(FetchEvent::End).await;
+    let _ = events.send(FetchEvent::End.into()).await;
     Ok(())
 }
 
 impl Inner {
     /// Whom a request comes from.
     pub(super) fn asker(&self) -> Asker {
-        Asker { address: self.conn.remote_address().ip(), session: self.conn.stable_id() as u64 }
+        let (address, session) = (self.conn.remote_address().ip(), self.conn.stable_id() as u64);
+        Asker { address, session, room: self.room.clone() }
     }
 
-    /// A payload, or none (and the stream is stopped) when it is above the limit.
-    async fn payload(&self, reader: &mut StreamReader, len: u64) -> Result<Option<Bytes>, PlaneError> {
+    /// A payload and its room, or none (and the stream is stopped) when it is above the limit.
+    async fn payload(
+        &self,
+        reader: &mut StreamReader,
+        len: u64,
+    ) -> Result<Option<(Bytes, Option<OwnedSemaphorePermit>)>, PlaneError> {
         let len = match usize::try_from(len) {
             Ok(len) if len <= self.limits.object_bytes => len,
             _ => {
@@ -419,11 +486,10 @@ impl Inner {
         };
         // Fits: the limit of an object is below 4 TiB.
         let units = len.div_ceil(ASSEMBLY_UNIT) as u32;
-        let permit = self.assembly.acquire_many(units).await;
+        let room = self.assembly.clone().acquire_many_owned(units).await.ok();
         let payload = reader.payload(len).await?;
-        drop(permit);
         self.counters.received(len);
-        Ok(Some(payload))
+        Ok(Some((payload, room)))
     }
 
     /// The route of an alias, waited for a little: data may overtake SUBSCRIBE_OK.
@@ -459,7 +525,7 @@ impl Inner {
     pub(super) fn open_route(
         &self,
         alias: u64,
-        events: mpsc::Sender<Event>,
+        events: Queue<Event>,
     ) -> Result<watch::Receiver<u64>, PlaneError> {
         let streams = watch::Sender::new(0);
         let seen = streams.subscribe();
@@ -480,7 +546,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn open_fetch(&self, id: u64, events: mpsc::Sender<FetchEvent>) {
+    pub(super) fn open_fetch(&self, id: u64, events: Queue<FetchEvent>) {
         self.routes().fetches.insert(id, (events, false));
     }
 

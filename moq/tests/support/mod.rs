@@ -7,7 +7,7 @@ use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Channel, Endpoint, Flow, Format, Rendition, Role, WireProfile};
 use mahp_common::{Tsi, WallTime};
 use mahp_moq::channel::Windows;
-use mahp_moq::plane::{Boxed, Fetched};
+use mahp_moq::plane::{Asker, Boxed, Fetched};
 use mahp_moq::quic::{Connector, Identity, Limits, Listener, MoqtUrl, QuicSession, Trust, parse_url};
 use mahp_moq::track::TrackConfig;
 use mahp_moq::wire::LocationRange;
@@ -110,7 +110,12 @@ impl Source for Tracks {
         Box::pin(async move { track.ok_or_else(|| Refusal::does_not_exist("no such track")) })
     }
 
-    fn fetch<'a>(&'a self, name: &'a TrackName, range: LocationRange) -> Boxed<'a, Result<Fetched, Refusal>> {
+    fn fetch<'a>(
+        &'a self,
+        _: &'a Asker,
+        name: &'a TrackName,
+        range: LocationRange,
+    ) -> Boxed<'a, Result<Fetched, Refusal>> {
         Box::pin(async move {
             if &name.name[..] != b"made" {
                 return self.track(name).await?.fetch(range);

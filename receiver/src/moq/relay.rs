@@ -7,7 +7,7 @@
 //! who watches: groups are joined for it.
 
 use super::fetch::Publishers;
-use super::shelves::{OwnStore, Upstream};
+use super::shelves::{OwnStore, TURNS, Upstream};
 use crate::config::Moq;
 use crate::hub::recover::Relayed;
 use crate::recovery::client::count;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use mahp_common::{ObjectMeta, Payload, Toi};
 use mahp_moq::channel::{ChannelTracks, Shelf, Windows};
 use mahp_moq::exchange::Offer;
-use mahp_moq::plane::{Boxed, Fetched, Refusal, Source};
+use mahp_moq::plane::{Asker, Boxed, Fetched, Refusal, Source};
 use mahp_moq::publisher::namespace;
 use mahp_moq::quic::{Identity, Limits, Listener};
 use mahp_moq::wire::LocationRange;
@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Kept of each rendition for those who subscribe. The store has the rest.
 const WINDOWS: Windows = Windows { media: 4 << 20, documents: 1 << 20, records: 2 << 20 };
@@ -79,6 +79,8 @@ pub(crate) struct Relay {
     exchange: Arc<Exchange>,
     clock: Clock,
     copies: mpsc::Receiver<(RenditionKey, Toi, Copy)>,
+    /// Of requests to publishers.
+    turns: Arc<Semaphore>,
     channels: BTreeMap<String, Relaying>,
 }
 
@@ -135,7 +137,7 @@ impl Relay {
             StartupError::usage("E-MOQ", format!("cannot serve MoQ: {e}"), hint)
         })?;
         let exchange = Exchange::new();
-        let listener = Listener::bind(address, &identity, exchange.clone(), Limits::default());
+        let listener = Listener::bind(address, &identity, exchange.clone(), Limits::small());
         let bound = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
         let (listener, bound) = bound.map_err(|e| {
             let what = format!("cannot listen for MoQ on UDP {address}: {e}");
@@ -143,7 +145,9 @@ impl Relay {
         })?;
         mahp_runtime::say::line(format_args!("MoQ for others: {}", url(bound, &identity)));
         let (to, copies) = mpsc::channel(QUEUE);
-        let relay = Relay { _listener: listener, exchange, clock, copies, channels: BTreeMap::new() };
+        let turns = Arc::new(Semaphore::new(TURNS));
+        let channels = BTreeMap::new();
+        let relay = Relay { _listener: listener, exchange, clock, copies, turns, channels };
         Ok((Some(relay), Copies(Some(to))))
     }
 
@@ -175,6 +179,7 @@ impl Relay {
                 channel: what.channel.name.clone(),
                 sessions: publishers.sessions.clone(),
                 publisher: what.publisher.clone(),
+                turns: self.turns.clone(),
             };
             let shelves: Vec<Arc<dyn Shelf>> =
                 vec![Arc::new(OwnStore(publishers.hub.clone())), Arc::new(upstream.clone())];
@@ -227,12 +232,17 @@ impl Source for Local {
         self.tracks.track(name)
     }
 
-    fn fetch<'a>(&'a self, name: &'a TrackName, range: LocationRange) -> Boxed<'a, Result<Fetched, Refusal>> {
+    fn fetch<'a>(
+        &'a self,
+        asker: &'a Asker,
+        name: &'a TrackName,
+        range: LocationRange,
+    ) -> Boxed<'a, Result<Fetched, Refusal>> {
         Box::pin(async move {
-            match self.tracks.fetch(name, range).await {
+            match self.tracks.fetch(asker, name, range).await {
                 // Groups of the live tracks are numbered here and there on their own; TOIs are the same.
                 Err(refusal) if refusal.is_absence() && self.tracks.is_by_toi(name) => {
-                    self.upstream.fetch(name, range, ANSWER_BYTES).await
+                    self.upstream.fetch(name, range, ANSWER_BYTES, &asker.room).await
                 }
                 answer => answer,
             }

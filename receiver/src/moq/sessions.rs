@@ -52,7 +52,7 @@ impl Sessions {
         let pause = (BACK_OFF * 2u32.saturating_pow(slot.failures.min(16))).min(BACK_OFF_MAX);
         slot.not_before = Some(Instant::now() + pause.mul_f64(0.5 + fastrand::f64()));
         slot.failures += 1;
-        let opened = tokio::time::timeout(CONNECT, open(url, Exchange::new(), Limits::default())).await;
+        let opened = tokio::time::timeout(CONNECT, open(url, Exchange::new(), Limits::small())).await;
         let session = opened.map_err(|_| PlaneError::Closed("no answer in time".into()))??;
         tracing::info!(url = %bare(url), rtt = ?session.rtt(), "MoQ session opened");
         *slot = Slot { session: Some(session.clone()), ..Slot::default() };
