@@ -1,22 +1,28 @@
 //! A subscription that outlives its sessions: it reconnects with back-off, subscribes again behind the largest object it
-//! has, fetches what it missed, and gives every object once.
+//! has, fetches what it missed beside what is live, and gives every object once. No publisher is waited for without end.
 
-use crate::plane::{Event, Fetching as _, Object, ObjectPlane, PlaneError, Start, Subscription as _};
-use crate::wire::{Location, LocationRange, TrackName, publish_done};
-use std::collections::{BTreeSet, VecDeque};
+mod gaps;
+
+use crate::plane::{Event, Object, ObjectPlane, PlaneError, Start, Subscription as _};
+use crate::wire::{Location, LocationRange, TrackName, publish_done, request_error};
+use gaps::{Filled, Gaps};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// First wait before another attempt; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF: Duration = Duration::from_millis(100);
-/// Longest wait.
+/// Longest wait, but for a publisher that asks for more.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Longest wait that a publisher may ask for.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long a relay may wait for the publisher to come back.
 const RENDEZVOUS: Duration = Duration::from_secs(5);
+/// Longest wait for an answer, besides.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Locations that are remembered to leave out what comes twice; what is older than all of them is left out, too.
 const REMEMBERED: usize = 4096;
-/// Gaps that wait to be fetched: the oldest is given up for a new one.
-const GAPS: usize = 64;
 
 /// Opens sessions.
 pub trait Dial: Send + Sync + 'static {
@@ -49,9 +55,13 @@ pub struct Follower<D: Dial> {
     track: TrackName,
     start: Start,
     live: Option<Live<D::Plane>>,
-    gaps: VecDeque<LocationRange>,
+    gaps: Gaps<D::Plane>,
+    /// The publisher ended the track.
+    over: bool,
     seen: Seen,
     backoff: Duration,
+    /// No attempt before.
+    not_before: Option<Instant>,
     rng: fastrand::Rng,
     stats: FollowStats,
 }
@@ -59,7 +69,12 @@ pub struct Follower<D: Dial> {
 struct Live<P: ObjectPlane> {
     plane: P,
     subscription: P::Subscription,
-    fetching: Option<P::Fetching>,
+}
+
+/// What came next.
+enum Came<S> {
+    Live(S),
+    Fill(Filled),
 }
 
 impl<D: Dial> Follower<D> {
@@ -67,13 +82,15 @@ impl<D: Dial> Follower<D> {
     pub fn new(dial: D, track: TrackName, start: Start, seed: u64) -> Follower<D> {
         let rng = fastrand::Rng::with_seed(seed);
         Follower {
+            gaps: Gaps::new(track.clone()),
             dial,
             track,
             start,
             live: None,
-            gaps: VecDeque::new(),
+            over: false,
             seen: Seen::default(),
             backoff: BACKOFF,
+            not_before: None,
             rng,
             stats: FollowStats::default(),
         }
@@ -81,7 +98,7 @@ impl<D: Dial> Follower<D> {
 
     /// What happened so far.
     pub fn stats(&self) -> FollowStats {
-        self.stats
+        FollowStats { holes: self.gaps.holes(), ..self.stats }
     }
 
     /// The session, while there is one.
@@ -92,31 +109,42 @@ impl<D: Dial> Follower<D> {
     /// The next object; none: the publisher ended the track. Does not lose anything when it is dropped while it waits.
     pub async fn next(&mut self) -> Option<Object> {
         loop {
+            if self.over {
+                return self.rest().await;
+            }
             let Some(live) = &mut self.live else {
                 self.connect().await;
                 continue;
             };
-            let object = if live.fetching.is_some() || !self.gaps.is_empty() {
-                self.fill().await
-            } else {
-                match live.subscription.next().await {
-                    Ok(Event::Object(object)) => Some((object, true)),
-                    Ok(Event::Broken(group)) => {
-                        self.gap(LocationRange::groups(group, group));
-                        None
-                    }
-                    Ok(Event::EndOfSubgroup { .. }) => None,
-                    Ok(Event::Done(publish_done::TRACK_ENDED, _)) => return None,
-                    Ok(Event::Done(code, reason)) => {
-                        tracing::info!(track = %self.track, code, reason, "moq: subscription ended; subscribing again");
-                        self.live = None;
-                        None
-                    }
-                    Err(e) => {
-                        tracing::info!(track = %self.track, error = %e, "moq: session ended; connecting again");
-                        self.live = None;
-                        None
-                    }
+            let came = tokio::select! {
+                event = live.subscription.next() => Came::Live(event),
+                filled = self.gaps.fill(&live.plane) => Came::Fill(filled),
+            };
+            let object = match came {
+                Came::Live(Ok(Event::Object(object))) => Some((object, true)),
+                Came::Live(Ok(Event::Broken(group))) => {
+                    self.gaps.add(LocationRange::groups(group, group));
+                    None
+                }
+                Came::Live(Ok(Event::EndOfSubgroup { .. })) => None,
+                Came::Live(Ok(Event::Done(publish_done::TRACK_ENDED, _))) => {
+                    self.over = true;
+                    None
+                }
+                Came::Live(Ok(Event::Done(code, reason))) => {
+                    tracing::info!(track = %self.track, code, reason, "moq: subscription ended; subscribing again");
+                    self.ended(Duration::ZERO);
+                    None
+                }
+                Came::Live(Err(e)) => {
+                    tracing::info!(track = %self.track, error = %e, "moq: session ended; connecting again");
+                    self.ended(Duration::ZERO);
+                    None
+                }
+                Came::Fill(Filled::Object(object)) => Some((object, false)),
+                Came::Fill(Filled::Closed) => {
+                    self.ended(Duration::ZERO);
+                    None
                 }
             };
             if let Some((object, is_live)) = object
@@ -125,6 +153,17 @@ impl<D: Dial> Follower<D> {
                 return Some(object);
             }
         }
+    }
+
+    /// Behind the end of the track: what is still missing.
+    async fn rest(&mut self) -> Option<Object> {
+        let plane = self.live.as_ref()?.plane.clone();
+        while let Some(Filled::Object(object)) = self.gaps.fill_or_end(&plane).await {
+            if let Some(object) = self.take(object, false) {
+                return Some(object);
+            }
+        }
+        None
     }
 
     fn take(&mut self, object: Object, is_live: bool) -> Option<Object> {
@@ -137,42 +176,20 @@ impl<D: Dial> Follower<D> {
         Some(object)
     }
 
-    /// One step of filling the oldest gap.
-    async fn fill(&mut self) -> Option<(Object, bool)> {
-        let live = self.live.as_mut()?;
-        if let Some(fetching) = &mut live.fetching {
-            match fetching.next().await {
-                Ok(Some(object)) => return Some((object, false)),
-                Ok(None) => {
-                    live.fetching = None;
-                    self.gaps.pop_front();
-                }
-                Err(_) => self.live = None,
-            }
-            return None;
-        }
-        let range = *self.gaps.front()?;
-        match live.plane.fetch(&self.track, range).await {
-            Ok(fetching) => live.fetching = Some(fetching),
-            Err(PlaneError::Refused(refusal)) => {
-                tracing::warn!(track = %self.track, ?range, %refusal, "moq: a gap cannot be filled");
-                self.stats.holes += 1;
-                self.gaps.pop_front();
-            }
-            Err(_) => self.live = None,
-        }
-        None
-    }
-
-    fn gap(&mut self, range: LocationRange) {
-        if self.gaps.len() == GAPS {
-            self.gaps.pop_front();
-            self.stats.holes += 1;
-        }
-        self.gaps.push_back(range);
+    /// The subscription is over, or there was none. The next attempt waits, longer each time until an object comes, and not less
+    /// than the publisher asks for.
+    fn ended(&mut self, asked: Duration) {
+        self.live = None;
+        self.gaps.interrupt();
+        let wait = self.backoff.mul_f64(0.5 + self.rng.f64()).max(asked.min(RETRY_MAX));
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        self.not_before = Some(Instant::now() + wait);
     }
 
     async fn connect(&mut self) {
+        if let Some(at) = self.not_before {
+            sleep_until(at).await;
+        }
         match self.attempt().await {
             Ok(live) => {
                 self.stats.sessions += 1;
@@ -180,10 +197,8 @@ impl<D: Dial> Follower<D> {
             }
             Err(e) => {
                 self.stats.failures += 1;
-                let wait = self.backoff.mul_f64(0.5 + self.rng.f64());
-                tracing::debug!(track = %self.track, error = %e, ?wait, "moq: no subscription");
-                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-                tokio::time::sleep(wait).await;
+                tracing::debug!(track = %self.track, error = %e, "moq: no subscription");
+                self.ended(retry_after(&e).unwrap_or_default());
             }
         }
     }
@@ -192,7 +207,8 @@ impl<D: Dial> Follower<D> {
         let plane = self.dial.dial().await?;
         let held = self.seen.largest();
         let start = held.map_or(self.start, |held| Start::At(held.next()));
-        let subscription = plane.subscribe(&self.track, start, RENDEZVOUS).await?;
+        let subscribing = plane.subscribe(&self.track, start, RENDEZVOUS);
+        let subscription = timeout(RENDEZVOUS + ANSWER, subscribing).await.map_err(|_| late())??;
         let from = match (held, self.start) {
             (Some(held), _) => Some(held.next()),
             (None, Start::At(at)) => Some(at),
@@ -201,9 +217,20 @@ impl<D: Dial> Follower<D> {
         if let (Some(from), Some(largest)) = (from, subscription.largest())
             && from <= largest
         {
-            self.gap(LocationRange { start: from, end: largest.next() });
+            self.gaps.add(LocationRange { start: from, end: largest.next() });
         }
-        Ok(Live { plane, subscription, fetching: None })
+        Ok(Live { plane, subscription })
+    }
+}
+
+fn late() -> PlaneError {
+    PlaneError::Refused(crate::Refusal::new(request_error::TIMEOUT, "no answer in time"))
+}
+
+fn retry_after(error: &PlaneError) -> Option<Duration> {
+    match error {
+        PlaneError::Refused(refusal) => refusal.retry_after,
+        _ => None,
     }
 }
 
@@ -230,3 +257,6 @@ impl Seen {
         self.at.last().copied()
     }
 }
+
+#[cfg(test)]
+mod tests;
