@@ -2,6 +2,7 @@
 //! here, and through a relay.
 
 mod shelves;
+pub mod status;
 
 use crate::repair::Service;
 use crate::spool::Spool;
@@ -16,7 +17,7 @@ use mahp_moq::exchange::Offer;
 use mahp_moq::follow::Dial;
 use mahp_moq::plane::{Asker, PlaneError};
 use mahp_moq::publisher::{ChannelPublisher, namespace};
-use mahp_moq::quic::{Identity, Limits, Listener, QuicSession, open};
+use mahp_moq::quic::{Fingerprint, Identity, Limits, Listener, QuicSession, SessionStats, open};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use url::Url;
 
@@ -46,22 +47,34 @@ pub struct Options {
 pub struct Publisher {
     listening: Option<Listening>,
     relay: Option<Url>,
+    relayed: Arc<Relayed>,
     exchange: Arc<Exchange>,
     clock: Clock,
     key: SigningKey,
     session: u64,
     repair: Arc<Service>,
     shelves: Vec<Arc<dyn Shelf>>,
-    channels: Mutex<BTreeMap<String, (Arc<ChannelPublisher>, Offer)>>,
+    channels: Arc<Mutex<Offered>>,
 }
+
+/// By name.
+type Offered = BTreeMap<String, (Arc<ChannelPublisher>, Offer)>;
 
 /// Our own place.
 #[derive(Debug)]
 struct Listening {
-    _listener: Listener,
+    listener: Arc<Listener>,
     address: SocketAddr,
-    /// `#sha256=…` of a certificate that receivers cannot know otherwise.
-    pin: String,
+    fingerprint: Fingerprint,
+}
+
+impl Listening {
+    /// For receivers that have a route to `source`. Always with the certificate's fingerprint: the URL holds an address, which no
+    /// public certificate names, and the session description that holds the URL is signed.
+    fn url(&self, source: IpAddr) -> String {
+        let ip = if self.address.ip().is_unspecified() { source } else { self.address.ip() };
+        format!("moqt://{}/#sha256={}", SocketAddr::new(ip, self.address.port()), self.fingerprint)
+    }
 }
 
 impl Publisher {
@@ -80,24 +93,21 @@ impl Publisher {
     ) -> Result<Publisher, StartupError> {
         let exchange = Exchange::new();
         let listening = options.listen.map(|address| listen(address, options, &exchange)).transpose()?;
-        let (relay, channels) = (options.relay.clone(), Mutex::default());
+        let (relay, relayed, channels) = (options.relay.clone(), Arc::default(), Arc::default());
         let shelves = shelves::shelves(&repair, spool, fetcher);
-        Ok(Publisher { listening, relay, exchange, clock, key, session, repair, shelves, channels })
+        Ok(Publisher { listening, relay, relayed, exchange, clock, key, session, repair, shelves, channels })
     }
 
     /// The URL for receivers that have a route to `source`: that of the relay, which is there to spare us, else our own.
     pub fn url(&self, source: IpAddr) -> Option<String> {
-        let own = self.listening.as_ref().map(|Listening { address, pin, .. }| {
-            let ip = if address.ip().is_unspecified() { source } else { address.ip() };
-            format!("moqt://{}/{pin}", SocketAddr::new(ip, address.port()))
-        });
+        let own = self.listening.as_ref().map(|listening| listening.url(source));
         self.relay.as_ref().map(Url::to_string).or(own)
     }
 
     /// Publishes through the relay, if there is one, until dropped.
     pub fn relaying(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
         let (url, exchange) = (self.relay.clone()?, self.exchange.clone());
-        let to = To { url, exchange: exchange.clone() };
+        let to = To { url, exchange: exchange.clone(), relayed: self.relayed.clone() };
         Some(async move { announce(to, &exchange, fastrand::u64(..)).await })
     }
 
@@ -133,7 +143,13 @@ impl Publisher {
         Some(Place { publisher, rendition: rendition.id.clone() })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Arc<ChannelPublisher>, Offer)>> {
+    /// What it tells of itself.
+    pub fn counters(&self) -> status::Counters {
+        let listener = self.listening.as_ref().map(|listening| listening.listener.clone());
+        status::Counters { listener, relayed: self.relayed.clone(), channels: self.channels.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Offered> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,24 +191,43 @@ fn listen(
         let what = format!("cannot listen for MoQ on UDP {address}: {e}");
         StartupError::usage("E-MOQ", what, "choose another address with --moq, or leave it out")
     })?;
-    let pin = match options.certificate {
-        Some(_) => String::new(),
-        None => format!("#sha256={}", identity.fingerprint()),
-    };
-    Ok(Listening { _listener: listener, address, pin })
+    Ok(Listening { listener: Arc::new(listener), address, fingerprint: identity.fingerprint() })
 }
 
 /// The way to a relay, which asks us for what we publish there.
 struct To {
     url: Url,
     exchange: Arc<Exchange>,
+    relayed: Arc<Relayed>,
 }
 
 impl Dial for To {
     type Plane = QuicSession;
 
     async fn dial(&self) -> Result<QuicSession, PlaneError> {
-        open(&self.url, self.exchange.clone(), Limits::default()).await
+        let session = open(&self.url, self.exchange.clone(), Limits::default()).await?;
+        self.relayed.opened(&session);
+        Ok(session)
+    }
+}
+
+/// The session with the relay, and what those before it have carried.
+#[derive(Debug, Default)]
+struct Relayed(Mutex<(Option<QuicSession>, SessionStats)>);
+
+impl Relayed {
+    fn opened(&self, session: &QuicSession) {
+        let (current, ended) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = current.replace(session.clone()) {
+            *ended = ended.with(before.stats());
+        }
+    }
+
+    /// Whether there is one, and what all have carried.
+    fn stats(&self) -> (bool, SessionStats) {
+        let (current, ended) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = current.as_ref().map(QuicSession::stats).unwrap_or_default();
+        (current.as_ref().is_some_and(|session| !session.is_closed()), ended.with(now))
     }
 }
 
@@ -207,5 +242,32 @@ impl Place {
     /// The flow sends this now.
     pub fn publish(&self, toi: Toi, object: &Object, wall: WallTime) {
         self.publisher.publish(&self.rendition, toi, object, wall);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+    fn pem(what: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", BASE64_STANDARD.encode(der))
+    }
+
+    #[tokio::test]
+    async fn the_url_of_a_certificate_from_files_is_believed() {
+        let made = rcgen::generate_simple_self_signed(vec!["moq.example".to_owned()]).unwrap();
+        let folder = std::env::temp_dir().join(format!("mahp-moq-files-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
+        std::fs::write(&chain, pem("CERTIFICATE", made.cert.der())).unwrap();
+        std::fs::write(&key, pem("PRIVATE KEY", &made.signing_key.serialize_der())).unwrap();
+        let options = Options { listen: None, certificate: Some((chain, key)), relay: None };
+        let exchange = Exchange::new();
+        let listening = listen("0.0.0.0:0".parse().unwrap(), &options, &exchange).unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+        let url: Url = listening.url(IpAddr::from([127, 0, 0, 1])).parse().unwrap();
+        let session = open(&url, Exchange::new(), Limits::default()).await.expect("believed");
+        assert!(!session.is_closed());
     }
 }

@@ -52,6 +52,11 @@ impl Publisher {
         match self.0 {}
     }
 
+    /// What it tells of itself.
+    pub fn counters(&self) -> status::Counters {
+        match self.0 {}
+    }
+
     /// Publishes through the relay.
     pub fn relaying(&self) -> Option<Ready<()>> {
         match self.0 {}
@@ -81,5 +86,39 @@ impl Place {
     /// The flow sends this now.
     pub fn publish(&self, _: Toi, _: &Object, _: WallTime) {
         match self.0 {}
+    }
+}
+
+/// What the publisher tells: nothing.
+pub mod status {
+    use serde_json::Value;
+    use std::convert::Infallible;
+
+    /// There are none.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Counters(Infallible);
+
+    /// There is none.
+    #[derive(Clone, Copy, Debug)]
+    pub struct State(Infallible);
+
+    impl Counters {
+        /// What they say now.
+        pub fn state(&self) -> State {
+            match self.0 {}
+        }
+    }
+
+    /// For `/api/status`.
+    pub fn json(state: &State) -> Value {
+        match state.0 {}
+    }
+
+    /// There is nothing to say.
+    pub fn describe() {}
+
+    /// Brings the metrics up to date.
+    pub fn publish(state: &State) {
+        match state.0 {}
     }
 }

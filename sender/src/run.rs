@@ -88,6 +88,9 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let shared = Shared { socket, clock, encoders: Arc::new(Semaphore::new(cores)) };
     status.set_repair(repair.clone());
+    if let Some(moq) = &moq {
+        status.set_moq(moq.counters());
+    }
     let served = (config.repair.unicast_bps > 0).then(|| repair.clone());
     let running = BTreeMap::new();
     let mut channels = Channels {

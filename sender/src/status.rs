@@ -1,5 +1,6 @@
 //! What the sender tells about itself: counters of each rendition, `/api/status`, `/readyz`, metrics.
 
+use crate::moq::status as moq;
 use crate::repair::{self, Service};
 use mahp_common::catalog::{Channel, Rendition};
 use mahp_runtime::admin::Status;
@@ -97,6 +98,7 @@ pub struct SenderStatus {
     /// Counters of channels that were taken away, by channel and rendition: if they come again, they go on.
     retired: RwLock<BTreeMap<String, BTreeMap<String, Arc<RenditionStatus>>>>,
     repair: OnceLock<Arc<Service>>,
+    moq: OnceLock<moq::Counters>,
 }
 
 impl SenderStatus {
@@ -109,6 +111,11 @@ impl SenderStatus {
     /// Shows the repair service too.
     pub fn set_repair(&self, service: Arc<Service>) {
         let _ = self.repair.set(service);
+    }
+
+    /// Shows the MoQ publisher too.
+    pub fn set_moq(&self, counters: moq::Counters) {
+        let _ = self.moq.set(counters);
     }
 
     /// Adds a channel. Its counters begin at zero, or go on where it was taken away before.
@@ -197,6 +204,7 @@ fn describe_metrics() {
         "Objects that were fetched over MoQ when its window had them no more, by where they were"
     );
     repair::status::describe();
+    moq::describe();
     describe_gauge!("mahp_build_info", "Version of this program, always 1");
 }
 
@@ -230,7 +238,8 @@ impl Status for SenderStatus {
         };
         json!({ "program": "mahp-sender", "version": env!("CARGO_PKG_VERSION"), "waiting": self.waiting(),
                 "channels": self.channels().iter().map(channel).collect::<Vec<_>>(),
-                "repair": self.repair.get().map(|s| repair::status::json(&s.state())) })
+                "repair": self.repair.get().map(|s| repair::status::json(&s.state())),
+                "moq": self.moq.get().map(|counters| moq::json(&counters.state())) })
     }
 
     fn not_ready(&self) -> Vec<String> {
@@ -255,6 +264,9 @@ impl Status for SenderStatus {
         gauge!("mahp_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         if let Some(service) = self.repair.get() {
             repair::status::publish(&service.state());
+        }
+        if let Some(counters) = self.moq.get() {
+            moq::publish(&counters.state());
         }
         for e in &self.entries() {
             let (s, c, r) = (&e.status, e.channel.clone(), e.rendition.id.clone());

@@ -58,7 +58,12 @@ pub(super) async fn request(
     }
 }
 
-async fn refuse(mut stream: RequestStream, refusal: Refusal) -> Result<(), PlaneError> {
+async fn refuse(
+    session: &QuicSession,
+    mut stream: RequestStream,
+    refusal: Refusal,
+) -> Result<(), PlaneError> {
+    session.inner.counters.refused(refusal.code);
     let retry_after_ms = refusal.retry_after.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     let message = Message::RequestError { code: refusal.code, retry_after_ms, reason: refusal.reason };
     stream.write_last(&message).await
@@ -78,7 +83,7 @@ async fn track_status(
             let params = Params { largest: track.largest(), ..Params::default() };
             stream.write_last(&Message::RequestOk { params, properties: Bytes::new() }).await
         }
-        Err(refusal) => refuse(stream, refusal).await,
+        Err(refusal) => refuse(session, stream, refusal).await,
     }
 }
 
@@ -135,17 +140,17 @@ async fn subscribe(
     };
     let track = match found {
         Ok(track) => track,
-        Err(refusal) => return refuse(stream, refusal).await,
+        Err(refusal) => return refuse(session, stream, refusal).await,
     };
     let watch = track.watch();
     let (cursor, largest) = track.join();
     let wanted = Wanted::new(&params, largest);
     if largest.is_some_and(|l| wanted.end_group < l.group) {
-        return refuse(stream, Refusal::invalid_range("the range is over")).await;
+        return refuse(session, stream, Refusal::invalid_range("the range is over")).await;
     }
     if !inner.add_subscription(id, &name, largest) {
         let refusal = Refusal::new(request_error::DUPLICATE_SUBSCRIPTION, "subscribed to this track already");
-        return refuse(stream, refusal).await;
+        return refuse(session, stream, refusal).await;
     }
     let alias = inner.next_alias();
     let ok = Params { largest, ..Params::default() };
@@ -388,7 +393,7 @@ async fn fetch(
     let listed = fetched.and_then(|fetched| Ok((asker.room.take(PROMISE * fetched.objects.len())?, fetched)));
     let (_listed, fetched) = match listed {
         Ok(listed) => listed,
-        Err(refusal) => return refuse(stream, refusal).await,
+        Err(refusal) => return refuse(session, stream, refusal).await,
     };
     let Fetched { end, end_of_track, .. } = fetched;
     let ok = Message::FetchOk { end_of_track, end, params: Params::default(), properties: Bytes::new() };
@@ -506,7 +511,8 @@ async fn namespaces(
 ) -> Result<(), PlaneError> {
     let exchange = &session.inner.exchange;
     let Some(_one) = session.inner.open_prefix(&prefix) else {
-        return refuse(stream, Refusal::new(request_error::PREFIX_OVERLAP, "prefixes overlap")).await;
+        return refuse(session, stream, Refusal::new(request_error::PREFIX_OVERLAP, "prefixes overlap"))
+            .await;
     };
     let mut changed = exchange.watch();
     stream.write(&ok()).await?;
@@ -597,12 +603,12 @@ async fn accept_namespace(
 ) -> Result<(), PlaneError> {
     let exchange = session.inner.exchange.clone();
     if !exchange.is_relay() {
-        return refuse(stream, no_publishers()).await;
+        return refuse(&session, stream, no_publishers()).await;
     }
     let source = Arc::new(Upstream::new(session.clone(), TrackConfig::default()));
     let offer = match exchange.offer(namespace, source) {
         Ok(offer) => offer,
-        Err(refusal) => return refuse(stream, refusal).await,
+        Err(refusal) => return refuse(&session, stream, refusal).await,
     };
     stream.write(&ok()).await?;
     until_withdrawn(&session, &mut stream).await?;
@@ -619,12 +625,12 @@ async fn accept_track(
 ) -> Result<(), PlaneError> {
     let inner = &session.inner;
     if !inner.exchange.is_relay() {
-        return refuse(stream, no_publishers()).await;
+        return refuse(session, stream, no_publishers()).await;
     }
     let track = Arc::new(Track::new(TrackConfig { one_subgroup: false, ..TrackConfig::default() }));
     let offer = match inner.exchange.offer_track(name, track.clone(), inner.conn.stable_id()) {
         Ok(offer) => offer,
-        Err(refusal) => return refuse(stream, refusal).await,
+        Err(refusal) => return refuse(session, stream, refusal).await,
     };
     let (events, receiver) = mpsc::channel(inner.limits.queue);
     inner.open_route(alias, events)?;

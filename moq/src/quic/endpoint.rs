@@ -1,7 +1,8 @@
 //! Listening and connecting.
 
 use super::places::Places;
-use super::session::{Limits, QuicSession, SessionStats};
+use super::session::{Limits, QuicSession};
+use super::stats::SessionStats;
 use super::tls::{Identity, TlsError, Trust};
 use crate::exchange::Exchange;
 use crate::plane::{ObjectPlane as _, PlaneError};
@@ -16,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use url::Url;
 
 /// Sessions of a listener at once: more are refused.
@@ -26,6 +28,10 @@ const UNPROVEN: usize = SESSIONS / 4;
 const BIDI_STREAMS: u32 = 256;
 /// Silence after which a session is over; half of it, and somebody says something.
 const IDLE: Duration = Duration::from_secs(15);
+/// Addresses of a host that are tried.
+const ADDRESSES: usize = 4;
+/// Between one and the next (RFC 8305).
+const STAGGER: Duration = Duration::from_millis(250);
 /// Alert of TLS when no protocol is common (RFC 7301), as a QUIC error code (RFC 9001 section 4.8).
 const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
 
@@ -105,7 +111,7 @@ impl Listener {
     pub fn stats(&self) -> ListenerStats {
         let sessions = self.shared.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let carried = sessions.values().map(QuicSession::stats).fold(ended, add);
+        let carried = sessions.values().map(QuicSession::stats).fold(ended, SessionStats::with);
         ListenerStats {
             sessions: sessions.len(),
             failed: self.shared.failed.load(Ordering::Relaxed),
@@ -118,15 +124,6 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.endpoint.close(VarInt::from_u32(0), b"shutting down");
-    }
-}
-
-fn add(a: SessionStats, b: SessionStats) -> SessionStats {
-    SessionStats {
-        bytes_in: a.bytes_in + b.bytes_in,
-        bytes_out: a.bytes_out + b.bytes_out,
-        objects_in: a.objects_in + b.objects_in,
-        objects_out: a.objects_out + b.objects_out,
     }
 }
 
@@ -172,7 +169,7 @@ async fn session(
     tracing::debug!(%reason, "moq: session ended");
     shared.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     let ended = &mut *shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
-    *ended = add(*ended, session.stats());
+    *ended = ended.with(session.stats());
     Ok(())
 }
 
@@ -230,22 +227,45 @@ impl Connector {
         Ok(Connector { v4, v6, config, limits })
     }
 
-    /// Opens a session; the peer's requests are answered from `exchange`.
+    /// A connection to whichever answers first; each is tried a moment after the one before it.
+    async fn reach_one_of(
+        &self,
+        url: &MoqtUrl,
+        addresses: impl Iterator<Item = SocketAddr>,
+    ) -> Result<quinn::Connection, String> {
+        let mut attempts = JoinSet::new();
+        for (after, address) in (0..).zip(addresses) {
+            let (connector, host) = (self.clone(), url.host.clone());
+            attempts.spawn(async move {
+                tokio::time::sleep(STAGGER * after).await;
+                connector.reach(&host, address).await
+            });
+        }
+        let mut answer = Err("no address".to_owned());
+        while let Some(attempt) = attempts.join_next().await {
+            answer = attempt.map_err(|e| e.to_string()).flatten();
+            if answer.is_ok() {
+                break;
+            }
+        }
+        answer
+    }
+
+    async fn reach(&self, host: &str, address: SocketAddr) -> Result<quinn::Connection, String> {
+        let endpoint = self.v6.as_ref().filter(|_| address.is_ipv6()).unwrap_or(&self.v4);
+        let connecting = endpoint.connect_with(self.config.clone(), address, host);
+        let connecting = connecting.map_err(|e| e.to_string())?;
+        let connected = tokio::time::timeout(self.limits.setup_timeout, connecting).await;
+        connected.map_err(|_| format!("{address} does not answer"))?.map_err(|e| connect_error(&e))
+    }
+
+    /// Opens a session, at the first address of the host that answers; the peer's requests are answered from `exchange`.
     pub async fn connect(&self, url: &MoqtUrl, exchange: Arc<Exchange>) -> Result<QuicSession, PlaneError> {
         let unreachable = |e: String| PlaneError::Closed(format!("{}: {e}", url.authority()));
         let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await;
-        let address = found
-            .map_err(|e| unreachable(e.to_string()))?
-            .find(|a| a.is_ipv4() || self.v6.is_some())
-            .ok_or_else(|| unreachable("no address".into()))?;
-        let endpoint = self.v6.as_ref().filter(|_| address.is_ipv6()).unwrap_or(&self.v4);
-        let connecting = endpoint
-            .connect_with(self.config.clone(), address, &url.host)
-            .map_err(|e| unreachable(e.to_string()))?;
-        let conn = tokio::time::timeout(self.limits.setup_timeout, connecting)
-            .await
-            .map_err(|_| unreachable("no answer".into()))?
-            .map_err(|e| unreachable(connect_error(&e)))?;
+        let found = found.map_err(|e| unreachable(e.to_string()))?;
+        let usable = found.filter(|a| a.is_ipv4() || self.v6.is_some()).take(ADDRESSES);
+        let conn = self.reach_one_of(url, usable).await.map_err(unreachable)?;
         let setup = SetupOptions {
             path: Some(url.path.clone().into()),
             authority: Some(url.authority().into()),

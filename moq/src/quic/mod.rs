@@ -11,10 +11,12 @@ mod endpoint;
 mod pace;
 mod places;
 mod session;
+mod stats;
 mod stream;
 mod tls;
 
 pub use ask::{QuicFetching, QuicSubscription};
 pub use endpoint::{Connector, Listener, ListenerStats, MoqtUrl, open, parse_url};
-pub use session::{Limits, QuicSession, SessionStats};
+pub use session::{Limits, QuicSession};
+pub use stats::SessionStats;
 pub use tls::{Fingerprint, Identity, TlsError, Trust};

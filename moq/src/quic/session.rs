@@ -1,6 +1,7 @@
 //! One session: control streams, request IDs, and where what arrives goes.
 
 use super::answer;
+use super::stats::{Counters, SessionStats};
 use super::stream::{self, StreamReader};
 use crate::exchange::Exchange;
 use crate::plane::{Asker, Event, Object, PlaneError};
@@ -87,39 +88,6 @@ const ALIAS_WAIT: Duration = Duration::from_secs(2);
 const CLOSED_ALIASES: usize = 64;
 /// Request IDs that may arrive before a smaller one: more is no reordering but an attack.
 const REORDERED_REQUESTS: usize = 512;
-
-/// What a session has carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionStats {
-    /// Payload bytes received.
-    pub bytes_in: u64,
-    /// Payload bytes sent.
-    pub bytes_out: u64,
-    /// Objects received.
-    pub objects_in: u64,
-    /// Objects sent.
-    pub objects_out: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    bytes_in: AtomicU64,
-    objects_in: AtomicU64,
-    bytes_out: AtomicU64,
-    objects_out: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn sent(&self, bytes: usize) {
-        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.objects_out.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn received(&self, bytes: usize) {
-        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.objects_in.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// A session, client's or server's. Clones are handles of the same one.
 #[derive(Clone, Debug)]
@@ -249,13 +217,7 @@ impl QuicSession {
 
     /// What it has carried.
     pub fn stats(&self) -> SessionStats {
-        let c = &self.inner.counters;
-        SessionStats {
-            bytes_in: c.bytes_in.load(Ordering::Relaxed),
-            bytes_out: c.bytes_out.load(Ordering::Relaxed),
-            objects_in: c.objects_in.load(Ordering::Relaxed),
-            objects_out: c.objects_out.load(Ordering::Relaxed),
-        }
+        self.inner.counters.now()
     }
 
     /// Whether it is over.
@@ -616,6 +578,7 @@ impl Inner {
     fn fail(&self, e: &PlaneError) {
         match e {
             PlaneError::Protocol(WireError::Violation { code, reason }) => {
+                self.counters.violation();
                 tracing::warn!(peer = %self.conn.remote_address(), ?code, reason, "moq: session closed, peer broke the protocol");
                 self.close(*code, reason);
             }

@@ -79,6 +79,22 @@ pub mod request_error {
     pub const PREFIX_OVERLAP: u64 = 0x30;
     /// A joining FETCH for a subscription that is not there.
     pub const INVALID_JOINING_REQUEST_ID: u64 = 0x32;
+
+    /// Their names; the last is for codes that come from elsewhere.
+    pub const NAMES: [(u64, &str); 12] = [
+        (INTERNAL, "internal"),
+        (UNAUTHORIZED, "unauthorized"),
+        (TIMEOUT, "timeout"),
+        (NOT_SUPPORTED, "not_supported"),
+        (EXCESSIVE_LOAD, "excessive_load"),
+        (DOES_NOT_EXIST, "does_not_exist"),
+        (INVALID_RANGE, "invalid_range"),
+        (DUPLICATE_SUBSCRIPTION, "duplicate_subscription"),
+        (UNINTERESTED, "uninterested"),
+        (PREFIX_OVERLAP, "prefix_overlap"),
+        (INVALID_JOINING_REQUEST_ID, "invalid_joining_request_id"),
+        (u64::MAX, "other"),
+    ];
 }
 
 /// PUBLISH_DONE codes (draft-18 section 15.10.3) that we use or act on.

@@ -14,7 +14,7 @@ use crate::served::Why;
 use crate::urls::RenditionKey;
 use mahp_common::Toi;
 use mahp_moq::catalog::{self, Catalog, Kind};
-use mahp_moq::follow::Follower;
+use mahp_moq::follow::{FollowStats, Follower};
 use mahp_moq::manifest;
 use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError, Start};
 use mahp_moq::publisher::namespace;
@@ -182,7 +182,9 @@ impl One {
         let dial = To { sessions: self.publishers.sessions.clone(), url: self.what.publisher.clone() };
         let mut follower = Follower::new(dial, track, start, fastrand::u64(..));
         tasks.spawn(async move {
+            let mut counted = FollowStats::default();
             while let Some(object) = follower.next().await {
+                counted = tell(counted, follower.stats());
                 if to.send(object).await.is_err() {
                     return;
                 }
@@ -250,6 +252,23 @@ impl One {
         }
         self.waiting.push_back(object);
     }
+}
+
+/// Counts what has happened to a subscription since `before`.
+fn tell(before: FollowStats, now: FollowStats) -> FollowStats {
+    let steps = [
+        ("live", before.live, now.live),
+        ("fetched", before.fetched, now.fetched),
+        ("duplicate", before.duplicates, now.duplicates),
+        ("hole", before.holes, now.holes),
+        ("session", before.sessions, now.sessions),
+        ("failure", before.failures, now.failures),
+    ];
+    for (what, before, now) in steps {
+        metrics::counter!("mahp_receiver_moq_followed_total", "what" => what)
+            .increment(now.saturating_sub(before));
+    }
+    now
 }
 
 /// Whether a catalog says of a rendition what the session description does.

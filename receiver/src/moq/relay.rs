@@ -18,11 +18,12 @@ use mahp_moq::channel::{ChannelTracks, Shelf, Windows};
 use mahp_moq::exchange::Offer;
 use mahp_moq::plane::{Asker, Boxed, Fetched, Refusal, Source};
 use mahp_moq::publisher::namespace;
-use mahp_moq::quic::{Identity, Limits, Listener};
+use mahp_moq::quic::{Identity, Limits, Listener, ListenerStats};
 use mahp_moq::wire::LocationRange;
 use mahp_moq::{Exchange, Track, TrackName};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
+use metrics::{counter, gauge};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl Copies {
 
 /// See the module.
 pub(crate) struct Relay {
-    _listener: Listener,
+    listener: Listener,
     exchange: Arc<Exchange>,
     clock: Clock,
     copies: mpsc::Receiver<(RenditionKey, Toi, Copy)>,
@@ -147,7 +148,7 @@ impl Relay {
         let (to, copies) = mpsc::channel(QUEUE);
         let turns = Arc::new(Semaphore::new(TURNS));
         let channels = BTreeMap::new();
-        let relay = Relay { _listener: listener, exchange, clock, copies, turns, channels };
+        let relay = Relay { listener, exchange, clock, copies, turns, channels };
         Ok((Some(relay), Copies(Some(to))))
     }
 
@@ -157,7 +158,10 @@ impl Relay {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = look.tick() => self.look(&publishers),
+                _ = look.tick() => {
+                    self.look(&publishers);
+                    publish(&self.listener.stats());
+                }
                 copy = self.copies.recv() => match copy {
                     Some((rendition, toi, copy)) => self.take((rendition, toi), copy),
                     None => return,
@@ -214,6 +218,19 @@ impl Relay {
         let Some((meta, record)) = relaying.records.held.get(&key).cloned() else { return };
         let Some(payload) = relaying.objects.take(&key) else { return };
         relaying.tracks.publish(&key.0.rendition, key.1, &meta, record, payload.to_bytes());
+    }
+}
+
+/// Brings the metrics up to date.
+fn publish(stats: &ListenerStats) {
+    let ListenerStats { sessions, failed, carried, held_bytes } = stats;
+    gauge!("mahp_receiver_moq_sessions").set(*sessions as f64);
+    gauge!("mahp_receiver_moq_held_bytes").set(*held_bytes as f64);
+    counter!("mahp_receiver_moq_failed_sessions_total").absolute(*failed);
+    counter!("mahp_receiver_moq_violations_total").absolute(carried.violations);
+    counter!("mahp_receiver_moq_bytes_total").absolute(carried.bytes_out);
+    for (code, n) in carried.refused() {
+        counter!("mahp_receiver_moq_refusals_total", "code" => code).absolute(n);
     }
 }
 
