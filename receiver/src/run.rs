@@ -121,9 +121,10 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
 /// What can be said of a configuration without starting.
 ///
 /// # Errors
-/// A network or host that is none, an interface that does not exist.
+/// A network or host that is none, an interface that does not exist, MoQ in a build without it.
 pub fn check(config: &Config) -> Result<(), StartupError> {
     front_options(config)?;
+    moq::check(&config.moq, config.recovery.ways)?;
     let interface = config.interface.as_deref().map(mahp_runtime::udp::interface).transpose();
     interface.map(drop).map_err(|e| config.place.blame("interface", e))
 }

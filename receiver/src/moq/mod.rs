@@ -10,6 +10,20 @@ mod relay;
 mod sessions;
 mod shelves;
 
+use crate::config::Moq;
+use crate::recovery::Ways;
 pub(crate) use fetch::Publishers;
 pub(crate) use follow::follow;
+use mahp_runtime::error::StartupError;
 pub(crate) use relay::{Copies, Relay};
+
+/// Whether publishers can be asked.
+pub(crate) const IS_HERE: bool = true;
+
+/// Nothing to refuse.
+///
+/// # Errors
+/// Never.
+pub(crate) fn check(_: &Moq, _: Ways) -> Result<(), StartupError> {
+    Ok(())
+}

@@ -10,7 +10,7 @@ mod report;
 use crate::hub::Hub;
 use crate::hub::recover::Wanted;
 use crate::library::Library as _;
-use crate::moq::Publishers;
+use crate::moq::{self, Publishers};
 use crate::origin::flight::End;
 use crate::origin::{Credentials, Origins, Want};
 use crate::served::{Served, Why};
@@ -54,9 +54,9 @@ pub enum Ways {
 impl Ways {
     fn has(self, server: &Url) -> bool {
         match self {
-            Ways::Http => server.scheme() != "moqt",
+            Ways::Auto if moq::IS_HERE => true,
+            Ways::Http | Ways::Auto => server.scheme() != "moqt",
             Ways::Moq => server.scheme() == "moqt",
-            Ways::Auto => true,
         }
     }
 }
