@@ -402,10 +402,17 @@ async fn fetch(
     told?;
     let sent = tokio::select! {
         sent = send_fetched(session, id, fetched, descending, pace) => sent,
-        gone = cancelled(&mut stream) => gone,
+        gone = cancelled(&mut stream) => gone.map(|()| false),
     };
-    stream.finish();
-    sent.or_else(unless_reset)
+    match sent {
+        Ok(true) => {
+            stream.finish();
+            Ok(())
+        }
+        // The request's stream is reset, too: of a data stream that is, the header may be lost.
+        Ok(false) => Ok(()),
+        Err(e) => unless_reset(e),
+    }
 }
 
 /// A stream that the peer ended is no error.
@@ -429,17 +436,17 @@ fn range_of(session: &QuicSession, kind: FetchKind) -> Result<(TrackName, Locati
     Ok((name, LocationRange { start: Location::new(first(largest.group), 0), end: largest.next() }))
 }
 
-/// Who does not read in time must not keep what nobody else needs: its stream is reset, or never opened.
+/// Whether all was sent. Who does not read in time must not keep what nobody else needs: its stream is reset, or never opened.
 async fn send_fetched(
     session: &QuicSession,
     id: u64,
     fetched: Fetched,
     descending: bool,
     mut pace: Pace,
-) -> Result<(), PlaneError> {
+) -> Result<bool, PlaneError> {
     let Fetched { mut objects, mut held, .. } = fetched;
     let opened = pace.take(0, open_fetch(session, id)).await;
-    let Some(mut send) = opened.transpose()? else { return Ok(()) };
+    let Some(mut send) = opened.transpose()? else { return Ok(false) };
     if descending {
         objects.sort_by_key(|o| (std::cmp::Reverse(o.at.group), o.at.object));
     }
@@ -455,7 +462,7 @@ async fn send_fetched(
             Err(refusal) => {
                 tracing::debug!(%refusal, ?at, "moq: answer to a FETCH is broken off");
                 let _ = send.reset(VarInt::from_u32(reset::INTERNAL));
-                return Ok(());
+                return Ok(false);
             }
         };
         let len = payload.len();
@@ -464,13 +471,13 @@ async fn send_fetched(
         let mut chunks = [Bytes::from(head), Bytes::from_owner(payload)];
         let Some(written) = pace.take(len, send.write_all_chunks(&mut chunks)).await else {
             let _ = send.reset(VarInt::from_u32(reset::TOO_FAR_BEHIND));
-            return Ok(());
+            return Ok(false);
         };
         written.map_err(write_error)?;
         session.inner.counters.sent(len);
     }
     finish(&mut send);
-    Ok(())
+    Ok(true)
 }
 
 async fn open_fetch(session: &QuicSession, id: u64) -> Result<SendStream, PlaneError> {

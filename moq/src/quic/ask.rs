@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
 
-/// How long after PUBLISH_DONE streams that it counts may still arrive.
+/// How long after PUBLISH_DONE streams that it counts may still arrive, and what is left of a FETCH that is broken off.
 const LATE_STREAMS: Duration = Duration::from_secs(2);
 
 /// A live subscription.
@@ -31,8 +32,19 @@ pub struct QuicFetching {
     events: mpsc::Receiver<Queued<FetchEvent>>,
     end: Location,
     pending: PendingFetch,
-    // Cancels the request when dropped.
-    _request: RequestStream,
+    /// Cancels the request when dropped.
+    request: RequestStream,
+    told: Told,
+}
+
+/// What the publisher says on the request's own stream behind FETCH_OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// All that belongs to the answer was, or will be, sent.
+    End,
+    /// The answer is broken off (a code); what of it is on its way may still come until then.
+    Broken(u64, Instant),
 }
 
 /// The entry of a FETCH in the session's table, for as long as somebody waits for it.
@@ -123,7 +135,7 @@ impl ObjectPlane for QuicSession {
         let (request, answer) = self.ask(&message, Duration::ZERO).await?;
         match answer {
             Message::FetchOk { end, .. } => {
-                Ok(QuicFetching { events: receiver, end, pending, _request: request })
+                Ok(QuicFetching { events: receiver, end, pending, request, told: Told::Nothing })
             }
             _ => Err(WireError::violation("no answer to FETCH").into()),
         }
@@ -199,12 +211,33 @@ impl Fetching for QuicFetching {
         self.end
     }
 
+    /// A data stream that is reset may arrive without its header, as a stream of nobody: then the request's stream says it.
     async fn next(&mut self) -> Result<Option<Object>, PlaneError> {
-        match self.events.recv().await.map(|queued| queued.what) {
-            Some(FetchEvent::Object(object)) => Ok(Some(object)),
-            Some(FetchEvent::End) => Ok(None),
-            Some(FetchEvent::Failed(e)) => Err(e),
-            None => Err(self.pending.inner.closed_error()),
+        loop {
+            let event = match self.told {
+                Told::Nothing => tokio::select! {
+                    biased;
+                    event = self.events.recv() => event,
+                    told = self.request.recv.message() => {
+                        self.told = match told {
+                            Err(PlaneError::Reset(code)) => Told::Broken(code, Instant::now() + LATE_STREAMS),
+                            _ => Told::End,
+                        };
+                        continue;
+                    }
+                },
+                Told::End => self.events.recv().await,
+                Told::Broken(code, until) => match timeout_at(until, self.events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => return Err(PlaneError::Reset(code)),
+                },
+            };
+            return match event.map(|queued| queued.what) {
+                Some(FetchEvent::Object(object)) => Ok(Some(object)),
+                Some(FetchEvent::End) => Ok(None),
+                Some(FetchEvent::Failed(e)) => Err(e),
+                None => Err(self.pending.inner.closed_error()),
+            };
         }
     }
 }

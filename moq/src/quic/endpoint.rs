@@ -159,7 +159,8 @@ async fn session(
     let conn = incoming.await.map_err(|e| PlaneError::Closed(e.to_string()))?;
     let id = conn.stable_id();
     let Some(place) = shared.places.enter(conn.remote_address().ip()) else {
-        conn.close(VarInt::from_u32(SessionCode::ExcessiveLoad as u32), b"too many sessions of this address");
+        // The draft has no code of its own for this.
+        conn.close(VarInt::from_u32(SessionCode::Unauthorized as u32), b"too many sessions of this address");
         return Err(PlaneError::Closed("too many sessions of this address".into()));
     };
     let setup = SetupOptions { implementation: implementation(), ..SetupOptions::default() };

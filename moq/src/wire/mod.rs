@@ -51,8 +51,6 @@ pub enum SessionCode {
     KeyValueFormatting = 0x6,
     /// No SETUP in time.
     ControlMessageTimeout = 0x11,
-    /// More than we serve one address.
-    ExcessiveLoad = 0x14,
 }
 
 /// REQUEST_ERROR codes (draft-18 section 15.10.2) that we use or act on.
