@@ -5,6 +5,7 @@
 //! because what the packets contain is different (FLUTE, not MMTP).
 
 use crate::limits;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mahp_common::Tsi;
 use mahp_common::catalog::{Channel, Endpoint, Flow, Rendition, RepairLayer, Role, WireProfile};
 use mahp_common::limits as common_limits;
@@ -16,6 +17,12 @@ use std::net::IpAddr;
 pub const TRACK: &str = "catalog";
 /// MSF version that is written.
 pub const VERSION: &str = "draft-01";
+/// Packaging of segments that a MSF player cannot be promised to know.
+const SEGMENTS: &str = "net.mahp.segment";
+/// Packaging of CMSF: CMAF chunks.
+const CMAF: &str = "cmaf";
+/// Parts or segments that a live player should be behind.
+const LATENCY: u64 = 3;
 /// Version of the binding.
 const BINDING: u32 = 1;
 
@@ -30,9 +37,25 @@ pub struct Catalog {
     pub generated_at: Option<u64>,
     /// The tracks.
     pub tracks: Vec<CatalogTrack>,
+    /// Initialization segments that tracks refer to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub init_data_list: Vec<InitData>,
     /// Where the same objects are on multicast.
     #[serde(rename = "net.mahp.mcast", skip_serializing_if = "Option::is_none")]
     pub multicast: Option<Binding>,
+}
+
+/// An initialization segment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InitData {
+    /// What tracks call it.
+    pub id: String,
+    /// `inline`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Base64.
+    pub data: String,
 }
 
 /// A track.
@@ -41,8 +64,17 @@ pub struct Catalog {
 pub struct CatalogTrack {
     /// Track name in the catalog's namespace.
     pub name: String,
-    /// `cmaf` for media; ours for the rest (see [`Kind`]).
+    /// `cmaf` for media whose initialization segment is known to be one of fragmented MP4; ours for the rest (see [`Kind`]).
     pub packaging: String,
+    /// Of [`Catalog::init_data_list`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_ref: Option<String>,
+    /// Tracks that have the same content at several rates share it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alt_group: Option<u32>,
+    /// Live: how far behind a player should be, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_latency: Option<u64>,
     /// Whether new objects appear.
     pub is_live: bool,
     /// `video`, `audio`, `caption`.
@@ -110,7 +142,7 @@ impl Kind {
 
     const fn packaging(self) -> &'static str {
         match self {
-            Kind::Media => "cmaf",
+            Kind::Media => SEGMENTS,
             Kind::Documents => "net.mahp.documents",
             Kind::Manifest => "net.mahp.fdt",
             Kind::Symbols => "net.mahp.raptorq",
@@ -254,6 +286,7 @@ impl Catalog {
             version: VERSION.into(),
             generated_at: Some(generated_at),
             tracks: channel.renditions.iter().flat_map(|r| tracks(channel, r)).collect(),
+            init_data_list: Vec::new(),
             multicast: Some(Binding {
                 v: BINDING,
                 sig_key: key.to_owned(),
@@ -261,6 +294,33 @@ impl Catalog {
                 network_source: Vec::new(),
             }),
         }
+    }
+
+    /// The initialization segment of a rendition: with it, a player of CMSF can start. False: it was known, or is none of
+    /// fragmented MP4, or too long.
+    pub fn initialize(&mut self, rendition: &str, init: &[u8]) -> bool {
+        let name = Kind::Media.track(rendition);
+        let data = BASE64_STANDARD.encode(init);
+        let known = self.init_data_list.iter().any(|i| i.id == name && i.data == data);
+        if known || init.len() > limits::INIT_BYTES || !is_fmp4(init) {
+            return false;
+        }
+        let Some(track) = self.tracks.iter_mut().find(|t| t.name == name) else { return false };
+        let before = (track.clone(), self.init_data_list.clone());
+        track.packaging = CMAF.into();
+        track.init_ref = Some(name.clone());
+        self.init_data_list.retain(|i| i.id != name);
+        self.init_data_list.push(InitData { id: name.clone(), kind: "inline".into(), data });
+        if self.to_json().len() <= limits::CATALOG_BYTES {
+            // It is not the one that was made then.
+            self.generated_at = None;
+            return true;
+        }
+        // Receivers would refuse it.
+        let (track, list) = before;
+        self.init_data_list = list;
+        self.tracks.iter_mut().filter(|t| t.name == name).for_each(|t| *t = track.clone());
+        false
     }
 
     /// As an object of the catalog track.
@@ -361,6 +421,19 @@ fn is_control_group(group: IpAddr) -> bool {
     }
 }
 
+/// Whether bytes begin with a box that an initialization segment of ISO BMFF begins with.
+fn is_fmp4(init: &[u8]) -> bool {
+    init.get(4..8).is_some_and(|kind| [b"ftyp", b"styp", b"moov"].iter().any(|k| kind == &k[..]))
+}
+
+/// The number of the renditions that differ from this one in rate only; none: there are no others.
+fn alt_group(channel: &Channel, rendition: &Rendition) -> Option<u32> {
+    let is_same = |r: &&Rendition| r.role == rendition.role && r.language == rendition.language;
+    let first = channel.renditions.iter().position(|r| is_same(&r))?;
+    let several = channel.renditions.iter().filter(is_same).count() > 1;
+    u32::try_from(first + 1).ok().filter(|_| several)
+}
+
 fn tracks(channel: &Channel, rendition: &Rendition) -> Vec<CatalogTrack> {
     let (width, height) = rendition
         .resolution
@@ -379,7 +452,10 @@ fn tracks(channel: &Channel, rendition: &Rendition) -> Vec<CatalogTrack> {
         is_live: channel.live,
         ..CatalogTrack::default()
     };
+    let unit = channel.part_target_ms.unwrap_or(channel.target_duration_ms);
     let media = CatalogTrack {
+        alt_group: role.and_then(|_| alt_group(channel, rendition)),
+        target_latency: channel.live.then(|| unit.saturating_mul(LATENCY)),
         role: role.map(Into::into),
         codec: rendition.codecs.clone(),
         width,
@@ -417,4 +493,4 @@ fn endpoint(rendition: &Rendition) -> BoundEndpoint {
 
 #[cfg(test)]
 #[path = "catalog_tests.rs"]
-mod tests;
+pub(crate) mod tests;

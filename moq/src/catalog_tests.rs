@@ -30,7 +30,7 @@ fn rendition(id: &str, n: u8) -> Rendition {
     }
 }
 
-fn channel(renditions: u8) -> Channel {
+pub(crate) fn channel(renditions: u8) -> Channel {
     Channel {
         name: "news".into(),
         title: String::new(),
@@ -69,6 +69,40 @@ fn a_channel_comes_back_with_its_flows() {
     assert_eq!(flows.len(), 2);
     assert_eq!(flows["v1"], channel(2).renditions[1].flow);
     assert_eq!((read.tracks[0].width, read.tracks[0].height), (Some(1280), Some(720)));
+}
+
+#[test]
+fn a_player_can_start_when_the_initialization_segment_is_known() {
+    let mut catalog = catalog();
+    let media = |c: &Catalog, i: usize| c.tracks[i * Kind::ALL.len()].clone();
+    assert_eq!(media(&catalog, 0).packaging, "net.mahp.segment", "nothing is promised of it");
+    assert_eq!((media(&catalog, 0).alt_group, media(&catalog, 1).alt_group), (Some(1), Some(1)));
+    assert_eq!(media(&catalog, 0).target_latency, Some(6000));
+    assert!(catalog.initialize("v0", b"\0\0\0\x18ftypiso6...."));
+    assert!(!catalog.initialize("v0", b"\0\0\0\x18ftypiso6...."), "known");
+    assert!(catalog.initialize("v0", b"\0\0\0\x18ftypcmfc...."), "another");
+    assert!(!catalog.initialize("v9", b"\0\0\0\x18ftypcmfc...."));
+    assert!(!catalog.initialize("v1", b"G@\x11\x10........"), "MPEG-TS");
+    assert!(!catalog.initialize("v1", &[&b"\0\0\0\x18ftyp"[..], &vec![0; limits::INIT_BYTES]].concat()));
+    let read = Catalog::parse(&catalog.to_json()).unwrap();
+    let init = InitData { id: "v0".into(), kind: "inline".into(), data: "AAAAGGZ0eXBjbWZjLi4uLg==".into() };
+    assert_eq!((&read, &read.init_data_list), (&catalog, &vec![init]));
+    assert_eq!((media(&read, 0).packaging, media(&read, 0).init_ref), ("cmaf".into(), Some("v0".into())));
+    assert_eq!((media(&read, 1).packaging, media(&read, 1).init_ref), ("net.mahp.segment".into(), None));
+    assert!(read.flows().is_ok());
+}
+
+#[test]
+fn a_catalog_stays_within_its_bound() {
+    let mut catalog = Catalog::of(&channel(100), "a2V5", 1);
+    for i in 0..100u8 {
+        let init = [&b"\0\0\0\x18ftyp"[..], &vec![i; limits::INIT_BYTES - 8]].concat();
+        catalog.initialize(&format!("v{i}"), &init);
+        assert!(Catalog::parse(&catalog.to_json()).is_ok());
+    }
+    assert!((10..100).contains(&catalog.init_data_list.len()));
+    let referred = catalog.tracks.iter().filter(|t| t.init_ref.is_some()).count();
+    assert_eq!(referred, catalog.init_data_list.len());
 }
 
 #[test]

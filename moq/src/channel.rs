@@ -17,11 +17,11 @@ use crate::wire::{Location, LocationRange, TrackName, request_error};
 use bytes::Bytes;
 use mahp_common::catalog::Channel;
 use mahp_common::repair::ObjectId;
-use mahp_common::{ObjectMeta, Sbn, Toi, WallTime};
+use mahp_common::{ObjectKind, ObjectMeta, Sbn, Toi, WallTime};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -52,6 +52,8 @@ pub struct ChannelStats {
 #[derive(Debug)]
 pub struct ChannelTracks {
     catalog: Arc<Track>,
+    /// The newest, and its group.
+    described: Mutex<(Catalog, u64)>,
     renditions: BTreeMap<String, Rendition>,
     past: Arc<Past>,
     encoders: Arc<Semaphore>,
@@ -80,14 +82,15 @@ impl ChannelTracks {
         wall: WallTime,
     ) -> ChannelTracks {
         let first_group = wall.unix_millis();
-        let catalog = Track::new(TrackConfig { priority: 0, ..TrackConfig::default() });
-        let text = Catalog::of(channel, key, wall.unix_millis()).to_json();
-        catalog.push(Object::new(Location::new(first_group, 0), text.into()));
-        catalog.end_group(first_group);
+        // The newest is kept, and the end of its group.
+        let catalog = Track::new(TrackConfig { priority: 0, objects: 2, ..TrackConfig::default() });
+        let described = Catalog::of(channel, key, wall.unix_millis());
+        describe(&catalog, first_group, &described);
         let renditions =
             channel.renditions.iter().map(|r| (r.id.clone(), Rendition::new(r, windows, first_group)));
         ChannelTracks {
             catalog: Arc::new(catalog),
+            described: Mutex::new((described, first_group)),
             renditions: renditions.collect(),
             past: Arc::new(Past::new(shelves)),
             encoders: Arc::new(Semaphore::new(ENCODERS)),
@@ -107,8 +110,20 @@ impl ChannelTracks {
     /// Publishes an object: its record first, then itself. One that is in its window already (a carousel sends it again) and one of an
     /// unknown rendition are left out. `meta`: what the record says of it.
     pub fn publish(&self, rendition: &str, toi: Toi, meta: &ObjectMeta, record: Bytes, data: Bytes) {
+        if meta.kind == ObjectKind::Init {
+            self.initialize(rendition, &data);
+        }
         if self.renditions.get(rendition).is_some_and(|r| r.publish(toi, meta, record, data)) {
             self.objects.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says in a new catalog what players need to start, if it is news.
+    fn initialize(&self, rendition: &str, init: &[u8]) {
+        let (catalog, group) = &mut *self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        if catalog.initialize(rendition, init) {
+            *group += 1;
+            describe(&self.catalog, *group, catalog);
         }
     }
 
@@ -189,6 +204,11 @@ impl ChannelTracks {
     }
 }
 
+fn describe(track: &Track, group: u64, catalog: &Catalog) {
+    track.push(Object::new(Location::new(group, 0), catalog.to_json().into()));
+    track.end_group(group);
+}
+
 impl Source for ChannelTracks {
     fn track<'a>(&'a self, name: &'a TrackName) -> Boxed<'a, Result<Arc<Track>, Refusal>> {
         Box::pin(async move {
@@ -226,5 +246,34 @@ impl Source for ChannelTracks {
                 _ => self.track(name).await?.fetch(range),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mahp_common::catalog::Format;
+
+    #[tokio::test]
+    async fn the_catalog_follows_the_initialization_segment() {
+        let channel = catalog::tests::channel(1);
+        assert_eq!(channel.format, Format::Hls);
+        let windows = Windows { media: 1000, documents: 1000, records: 1000 };
+        let tracks = ChannelTracks::new(&channel, "a2V5", &windows, Vec::new(), WallTime::from_unix_secs(7));
+        let name = TrackName::new(crate::publisher::namespace("news"), catalog::TRACK);
+        let newest = async || {
+            let all = LocationRange::groups(0, u64::MAX);
+            let got = tracks.fetch(&Asker::ourselves(), &name, all).await.unwrap().all().await.unwrap();
+            assert_eq!(got.len(), 1, "one is kept");
+            (got[0].at.group, Catalog::parse(&got[0].payload).unwrap())
+        };
+        let (first, before) = newest().await;
+        assert!(before.init_data_list.is_empty());
+        let meta = ObjectMeta { kind: ObjectKind::Init, ..ObjectMeta::default() };
+        for (toi, init) in [(1, &b"\0\0\0\x08ftyp"[..]), (2, b"\0\0\0\x08ftyp"), (3, b"not MP4...")] {
+            tracks.publish("v0", Toi(toi), &meta, Bytes::from_static(b"record"), Bytes::from_static(init));
+            let (group, after) = newest().await;
+            assert_eq!((group, after.init_data_list.len()), (first + 1, 1));
+        }
     }
 }

@@ -10,3 +10,5 @@ pub const ENDPOINTS: usize = 64;
 pub const BOUND_TRACKS: usize = 400;
 /// Symbols that one FETCH of a symbol track may ask for: refused above this.
 pub const SYMBOLS_PER_FETCH: u64 = 4096;
+/// Initialization segment that a catalog carries: a longer one is left out.
+pub const INIT_BYTES: usize = 16 << 10;
