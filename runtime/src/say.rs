@@ -13,3 +13,9 @@ pub fn out(text: impl Display) {
 pub fn line(text: impl Display) {
     out(format_args!("{text}\n"));
 }
+
+/// A line on standard error. That nobody reads it is no reason to end.
+pub fn error(text: impl Display) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{text}").and_then(|()| stderr.flush());
+}

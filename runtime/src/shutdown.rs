@@ -108,9 +108,10 @@ async fn watch(token: CancellationToken, mut interrupt: Signal, mut terminate: S
         }
     };
     let name = next().await;
+    // Before anything is said: whoever listens may have gone.
+    token.cancel();
     tracing::info!(signal = name, "stopping; once more to stop at once");
     crate::notify::stopping();
-    token.cancel();
     next().await;
     std::process::exit(INTERRUPTED);
 }

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match mahp_sender::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            mahp_runtime::say::error(&error);
             ExitCode::from(error.exit)
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::support::{Reply, ScriptedOrigin};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 fn program(args: &[&str]) -> Output {
     let folder = std::env::temp_dir().join(format!("mahp-sender-cli-{}", std::process::id()));
@@ -246,6 +248,34 @@ fn a_reader_that_has_gone_is_no_error() {
             "{args:?}"
         );
     }
+}
+
+/// Whoever read the log has gone: nothing that is said there may keep a signal from ending the program.
+#[tokio::test]
+async fn a_reader_of_the_log_that_has_gone_keeps_nobody_running() {
+    let origin = ScriptedOrigin::start().await;
+    crate::support::segments(&origin, "/live", 1, 5);
+    origin.set("/live/media.m3u8", Reply::ok(crate::support::playlist(1, 5, &[])));
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let args = with(origin.url("/live/media.m3u8").as_str(), &[]);
+    let folder = std::env::temp_dir().join(format!("mahp-sender-cli-{}", std::process::id()));
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_mahp-sender"))
+        .args(args)
+        .env("XDG_STATE_HOME", folder)
+        .env("MAHP_LOG", "debug")
+        .env_remove("STATE_DIRECTORY")
+        .stdout(Stdio::piped())
+        .stderr(writer)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    while !lines.next_line().await.expect("read").expect("a banner").starts_with("status: ") {}
+    let pid = child.id().expect("running").to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends");
+    assert_eq!(ended.expect("waited").code(), Some(0));
 }
 
 #[test]
