@@ -42,8 +42,16 @@ pub struct Outbox {
 
 enum Slot {
     Wanted(Job),
-    Fetching { id: u64, since: Time, failed: bool },
-    Ready(Box<Item>),
+    Fetching {
+        id: u64,
+        since: Time,
+        failed: bool,
+    },
+    /// `fetched`: by a request of ours, whose place among the [`PARALLEL`] it keeps until it is put.
+    Ready {
+        item: Box<Item>,
+        fetched: bool,
+    },
 }
 
 /// One thing to fetch.
@@ -94,7 +102,7 @@ impl Outbox {
 
     /// Send this behind everything before.
     pub fn push(&mut self, item: Item) {
-        self.slots.push_back(Slot::Ready(Box::new(item)));
+        self.slots.push_back(Slot::Ready { item: Box::new(item), fetched: false });
     }
 
     /// Whether nothing is under way.
@@ -109,12 +117,12 @@ impl Outbox {
 
     /// Whether as much waits to be put as is fetched at a time.
     pub fn is_full(&self) -> bool {
-        self.ready() >= PARALLEL
+        let media = |s: &&Slot| matches!(s, Slot::Ready { item, .. } if item.object.meta.kind != ObjectKind::Manifest);
+        self.slots.iter().filter(media).count() >= PARALLEL
     }
 
-    fn ready(&self) -> usize {
-        let media = |s: &&Slot| matches!(s, Slot::Ready(i) if i.object.meta.kind != ObjectKind::Manifest);
-        self.slots.iter().filter(media).count()
+    fn fetched(&self) -> usize {
+        self.slots.iter().filter(|s| matches!(s, Slot::Ready { fetched: true, .. })).count()
     }
 
     /// Gives up what failed and is not listed any more.
@@ -153,7 +161,11 @@ impl Outbox {
 
     fn start_requests(&mut self) {
         let now = self.origin.clock.now();
-        let mut room = PARALLEL.saturating_sub(self.requests.len() + self.ready());
+        let mut room = PARALLEL.saturating_sub(self.requests.len() + self.fetched());
+        // What everything else waits behind is asked for, whatever hangs: nothing but its answer can free the queue.
+        if matches!(self.slots.front(), Some(Slot::Wanted(_))) && self.requests.len() < 2 * PARALLEL {
+            room = room.max(1);
+        }
         // What is new goes before what failed: an origin that hangs on old segments must not hold up the live edge.
         for i in 0..self.slots.len() {
             if room == 0 {
@@ -191,9 +203,10 @@ impl Outbox {
                     late_after: job.want.duration,
                     repeat: false,
                 };
+                let ready = Slot::Ready { item: Box::new(item), fetched: true };
                 match slot {
-                    Some(i) => self.slots[i] = Slot::Ready(Box::new(item)),
-                    None => self.slots.push_front(Slot::Ready(Box::new(item))),
+                    Some(i) => self.slots[i] = ready,
+                    None => self.slots.push_front(ready),
                 }
                 Step::Fetched(Box::new(object))
             }
@@ -222,10 +235,10 @@ impl Outbox {
             }
             self.slots.pop_front();
         }
-        if let Some(Slot::Ready(_)) = self.slots.front()
-            && let Some(Slot::Ready(item)) = self.slots.pop_front()
-        {
-            self.putting = Some(self.sink.put(*item));
+        match self.slots.pop_front() {
+            Some(Slot::Ready { item, .. }) => self.putting = Some(self.sink.put(*item)),
+            Some(other) => self.slots.push_front(other),
+            None => {}
         }
     }
 

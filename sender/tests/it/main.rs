@@ -5,6 +5,7 @@ mod dash;
 mod discover;
 mod end_to_end;
 mod live_hls;
+mod outbox;
 mod parts;
 mod reload;
 mod repair;
