@@ -8,15 +8,14 @@ use mahp_runtime::settings::state_folder;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads the key at `path` (or at the default place), creating it when there is none.
 ///
 /// # Errors
 /// `E-KEY`: it can be neither read nor made, or it is not a key.
 pub fn load_or_create(path: Option<&Path>) -> Result<SigningKey, StartupError> {
-    let default = || Some(state_folder()?.join("sender.key"));
-    let path = path.map(Path::to_path_buf).or_else(default).ok_or_else(|| {
+    let path = place(path).ok_or_else(|| {
         StartupError::usage(
             "E-KEY",
             "there is no place for the signing key: neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set",
@@ -30,6 +29,15 @@ pub fn load_or_create(path: Option<&Path>) -> Result<SigningKey, StartupError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => create(&path).map_err(|e| trouble(&path, "cannot be created", &e)),
         Err(e) => Err(trouble(&path, "cannot be read", &e)),
     }
+}
+
+/// The key, where there is one that can be read: for a look at what a start would do.
+pub fn peek(path: Option<&Path>) -> Option<SigningKey> {
+    parse(&fs::read_to_string(place(path)?).ok()?)
+}
+
+fn place(path: Option<&Path>) -> Option<PathBuf> {
+    path.map(Path::to_path_buf).or_else(|| Some(state_folder()?.join("sender.key")))
 }
 
 fn trouble(path: &Path, what: &str, error: &io::Error) -> StartupError {

@@ -2,9 +2,11 @@
 
 use crate::config::{ChannelConfig, Config};
 use crate::origin::discover::{Found, FoundRendition};
+use mahp_common::auth::VerifyingKey;
 use mahp_common::catalog::{
     ANNOUNCEMENT_TSI, Channel, Endpoint, Flow, Format, Rendition, RepairLayer, Role, WireProfile,
 };
+use mahp_common::manifest::url::cache_key;
 use mahp_common::{Digest, Tsi};
 use mahp_runtime::error::StartupError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +70,8 @@ impl Planned {
 #[derive(Debug)]
 pub struct Planner {
     places: Places,
+    /// Who announces: the signing key and the port of the description, as two senders of one host may share their key.
+    who: (String, u16),
     rate_limit: Option<u64>,
     planned_bps: u64,
 }
@@ -75,7 +79,27 @@ pub struct Planner {
 impl Planner {
     /// A planner without channels. `source`: the S to announce (none with ASM).
     pub fn new(config: &Config, source: Option<IpAddr>) -> Planner {
-        Planner { places: Places::new(config, source), rate_limit: config.rate_limit, planned_bps: 0 }
+        Planner {
+            places: Places::new(config, source),
+            who: (String::new(), config.http.port()),
+            rate_limit: config.rate_limit,
+            planned_bps: 0,
+        }
+    }
+
+    /// Announces in a group of this key, whatever channels come and go: receivers that wait there need not be told anew.
+    pub fn signed(self, key: &VerifyingKey) -> Planner {
+        Planner { who: (key.to_base64(), self.who.1), ..self }
+    }
+
+    /// What the group of the announcement follows from. Of a port that the system chooses nothing can; then it is the channels.
+    fn announcement_key(&self, channels: &[ChannelConfig]) -> String {
+        let (key, port) = &self.who;
+        if *port != 0 {
+            return format!("{key} {port}");
+        }
+        let urls: Vec<String> = channels.iter().map(|c| cache_key(&c.url, &c.token_parameters)).collect();
+        format!("{key} {}", urls.join(" "))
     }
 
     /// The plan of these channels; `found` belongs to `channels`, in order.
@@ -83,8 +107,7 @@ impl Planner {
     /// # Errors
     /// `E-CONFIG`: the rate limit is too small for what must be sent. `E-GROUP`: `group-base` leaves too few groups.
     pub fn plan(&mut self, channels: &[ChannelConfig], found: &[Found]) -> Result<Plan, StartupError> {
-        let urls: Vec<&str> = channels.iter().map(|c| c.url.as_str()).collect();
-        let announcement = self.places.announcement(&urls.join(" "))?;
+        let announcement = self.places.announcement(&self.announcement_key(channels))?;
         let planned = channels.iter().zip(found).map(|(c, f)| plan_channel(c, f, &mut self.places));
         let mut plan = Plan { channels: planned.collect::<Result<_, _>>()?, announcement };
         if let Some(limit) = self.rate_limit {
@@ -126,7 +149,7 @@ fn plan_channel(config: &ChannelConfig, found: &Found, places: &mut Places) -> R
     if let Some(manifest) = &found.manifest {
         let bitrate = (manifest.object.data.len() as u64).saturating_mul(4).max(8_000);
         let rate = if found.live { FLOOR_BPS } else { VOD_FLOOR_BPS.max(bitrate.saturating_mul(2)) };
-        let flow = places.flow(config, manifest.url.as_str(), rate)?;
+        let flow = places.flow(config, &cache_key(&manifest.url, &config.token_parameters), rate)?;
         renditions.push(manifest_rendition(manifest.url.as_str(), bitrate, flow));
     }
     for r in &found.renditions {
@@ -324,8 +347,8 @@ impl Places {
         }
     }
 
-    fn announcement(&mut self, urls: &str) -> Result<Endpoint, StartupError> {
-        let group = self.group(&format!("announcement {urls}"))?;
+    fn announcement(&mut self, key: &str) -> Result<Endpoint, StartupError> {
+        let group = self.group(&format!("announcement {key}"))?;
         Ok(Endpoint { source: self.source, group, port: self.port, tsi: ANNOUNCEMENT_TSI })
     }
 

@@ -3,6 +3,7 @@ use crate::cli::Cli;
 use crate::config::{ChannelSettings, SenderSettings, resolve};
 use crate::origin::discover::{Manifest, What};
 use crate::origin::hls::HlsRendition;
+use mahp_common::auth::SigningKey;
 use mahp_common::catalog::{Format, SessionDescription};
 use mahp_common::{Object, ObjectMeta};
 use mahp_runtime::config::BitRate;
@@ -226,7 +227,7 @@ fn description_of_the_plan_is_valid() {
     );
     let plan = plan_of(&config, &found(true, &[1_000_000])).expect("planned");
     assert!(plan.channels[0].channel.renditions.iter().all(|r| r.flow.repair.is_none()), "one session");
-    let key = mahp_common::auth::SigningKey::from_seed(&[3; 32]);
+    let key = SigningKey::from_seed(&[3; 32]);
     let issuer =
         crate::description::Issuer::new(&plan, "test", 7, key.clone(), crate::description::Offer::default());
     let now = mahp_common::WallTime::from_unix_secs(1_800_000_000);
@@ -268,4 +269,37 @@ fn segments_of_two_channels_are_noticed() {
         Planner::new(&config, "192.0.2.1".parse().ok()).plan(&config.channels, &found).expect("planned");
     let [a, b, _] = &config.channels[..] else { panic!("three") };
     assert_eq!(carried_twice(&plan), BTreeSet::from([(a.name.as_str(), b.name.as_str())]));
+}
+
+#[test]
+fn the_announcement_stays_where_its_key_is() {
+    let of = |urls: &[&str], seed: u8, port: u16| {
+        let urls = urls.iter().map(|u| url(u).to_string()).collect();
+        let http = format!("127.0.0.1:{port}").parse().ok();
+        let sender = SenderSettings { http, ..Default::default() };
+        let config = resolve(Cli { urls, sender, ..Cli::default() }).expect("valid");
+        let key = SigningKey::from_seed(&[seed; 32]).verifying_key();
+        let found = vec![found(true, &[1_000_000]); config.channels.len()];
+        let mut planner = Planner::new(&config, None).signed(&key);
+        planner.plan(&config.channels, &found).expect("planned").announcement.group
+    };
+    let group = of(&["a.m3u8"], 1, 7780);
+    assert_eq!(group, of(&["a.m3u8?x=2", "b.m3u8"], 1, 7780), "whatever is carried");
+    assert_ne!(group, of(&["a.m3u8"], 2, 7780));
+    assert_ne!(group, of(&["a.m3u8"], 1, 7790), "two senders on one host");
+    assert_ne!(of(&["a.m3u8"], 1, 0), of(&["b.m3u8"], 1, 0), "ports that nobody knows before");
+    assert_eq!(of(&["a.m3u8?token=1"], 1, 0), of(&["a.m3u8?token=2"], 1, 0));
+}
+
+#[test]
+fn tokens_of_a_manifest_do_not_move_its_flow() {
+    let config = config(SenderSettings::default(), ChannelSettings::default());
+    let with = |token: &str| {
+        let mut found = found(true, &[1_000_000]);
+        let manifest = found.manifest.as_mut().expect("a manifest");
+        manifest.url.set_query(Some(token));
+        plan_of(&config, &found).expect("planned").channels[0].channel.renditions[0].flow.clone()
+    };
+    assert_eq!(with("token=1"), with("token=2"));
+    assert_ne!(with("channel=1"), with("channel=2"));
 }

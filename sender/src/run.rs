@@ -33,16 +33,29 @@ use tokio::task::JoinSet;
 pub async fn dry_run(config: Config, json: bool) -> Result<(), StartupError> {
     let there = discover_all(&fetcher(), Clock::new(), &config).await?;
     for (channel, e) in &there.missing {
-        eprintln!("{} is left out: {e}", channel.name);
+        say::error(format_args!("{} is left out: {e}", channel.name));
     }
     let source = announced(&config, local_place(&config).ok().map(|(_, source)| source));
-    let plan = Planner::new(&config, source).plan(&there.channels, &there.found)?;
+    let key = key::peek(config.key_file.as_deref());
+    let planner = Planner::new(&config, source);
+    let mut planner = match &key {
+        Some(key) => planner.signed(&key.verifying_key()),
+        None => planner,
+    };
+    let plan = planner.plan(&there.channels, &there.found)?;
+    // Its group follows from the key, which the first start makes.
+    let announcement = (key.is_some() || config.group_base.is_some()).then_some(plan.announcement);
     if json {
         let channels: Vec<_> = plan.channels.iter().map(|p| &p.channel).collect();
-        let value = serde_json::json!({ "channels": channels, "announcement": plan.announcement, "total_bps": plan.total_bps() });
+        let value = serde_json::json!({ "channels": channels, "announcement": announcement, "total_bps": plan.total_bps() });
         say::line(format_args!("{value:#}"));
     } else {
         say::out(table(&plan));
+        if announcement.is_none() {
+            say::line(
+                "there is no signing key yet: the first start makes one, and another group for the announcement",
+            );
+        }
         say::line("dry run: nothing was sent");
     }
     Ok(())
@@ -64,7 +77,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
         there = discover_all(&fetcher, clock, &config) => there?,
         () = stop.cancelled() => return Ok(()),
     };
-    let mut planner = Planner::new(&config, announced(&config, Some(source)));
+    let mut planner = Planner::new(&config, announced(&config, Some(source))).signed(&key.verifying_key());
     let plan = planner.plan(&there.channels, &there.found)?;
     let status = Arc::new(SenderStatus::new());
     plan.channels.iter().for_each(|p| status.add(&p.channel));
