@@ -152,7 +152,7 @@ impl Starting<'_> {
             let (origin, sink) = self.flow(r);
             self.aside(
                 "master playlist",
-                follow_manifest(origin, Arc::new(sink), manifest.url, manifest.object),
+                follow_manifest(origin, Arc::new(sink), self.config.clone(), manifest.object),
             );
         }
         for f in found.renditions {
@@ -173,6 +173,7 @@ impl Starting<'_> {
         let (reports, progress): (Vec<_>, Vec<_>) =
             found.renditions.iter().map(|_| watch::channel(0)).unzip();
         let (mpd, feed) = MpdFollower::new(origin, Arc::new(sink), manifest.url, first, progress);
+        let mpd = mpd.watching(ladder.clone(), self.config.renditions.clone());
         for (f, report) in found.renditions.iter().zip(reports) {
             let Some(r) = by_id(self.channel, &f.id) else { continue };
             let What::Dash(rung) = f.what else { continue };

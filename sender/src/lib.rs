@@ -28,6 +28,7 @@ pub mod service;
 pub mod sink;
 pub mod spool;
 pub mod status;
+pub mod still;
 pub mod tasks;
 
 use mahp_runtime::error::StartupError;

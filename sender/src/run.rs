@@ -12,7 +12,7 @@ use crate::service::{Reread, Service};
 use crate::spool::Spool;
 use crate::status::SenderStatus;
 use crate::tasks::Tasks;
-use crate::{http, key, moq, progress, repair};
+use crate::{http, key, moq, progress, repair, still};
 use mahp_common::catalog::{RepairServer, WELL_KNOWN_PATH};
 use mahp_common::repair::REPORT_PATH;
 use mahp_runtime::clock::Clock;
@@ -131,6 +131,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     tasks.background("description server", http::serve(listener, described, served));
     tasks.background("repair", channels.repair.clone().run());
     tasks.background("progress", progress::report(channels.status.clone()));
+    tasks.background("standstill", still::watch(channels.status.clone()));
     if let Some(relaying) = channels.moq.as_ref().and_then(moq::Publisher::relaying) {
         tasks.background("MoQ relay", relaying);
     }

@@ -2,7 +2,8 @@
 
 use crate::moq::status as moq;
 use crate::repair::{self, Service};
-use mahp_common::catalog::{Channel, Rendition};
+use mahp_common::Time;
+use mahp_common::catalog::{Channel, Rendition, Role};
 use mahp_runtime::admin::Status;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Counters of one rendition. All count from the start of the program.
 #[derive(Debug, Default)]
@@ -54,6 +56,26 @@ pub struct RenditionStatus {
     pub turns: AtomicU64,
     /// Why the origin does not answer; none: it does.
     pub origin_trouble: Mutex<Option<String>>,
+    /// How often numbers or names of segments began anew.
+    pub restarts: AtomicU64,
+    restart_told: Mutex<Option<Time>>,
+    /// What the manifest offers and no rendition carries, and why.
+    not_carried: Mutex<BTreeMap<String, &'static str>>,
+    /// Live, while new segments are expected: since when there was none.
+    still_since: Mutex<Option<Instant>>,
+}
+
+/// A habit of an origin is told of this often.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// What is offered and not carried is noted up to this number.
+const LEFT_OUT_MAX: usize = 64;
+/// A rendition without a new segment for so many target durations stands still.
+const STILL_TARGETS: u32 = 3;
+/// And for at least so long: the origin may fail once or twice, and is asked again after a few seconds.
+const STILL_LEAST: Duration = Duration::from_secs(5);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RenditionStatus {
@@ -71,6 +93,46 @@ impl RenditionStatus {
         *self.origin_trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
+    /// Counts a restart of the origin; gives how many there were when it is time to tell.
+    pub fn restarted(&self, now: Time) -> Option<u64> {
+        let count = self.restarts.fetch_add(1, Relaxed) + 1;
+        let mut told = lock(&self.restart_told);
+        if told.is_some_and(|told| now.since(told) < TELL_AGAIN) {
+            return None;
+        }
+        *told = Some(now);
+        Some(count)
+    }
+
+    /// Notes something that is offered and not carried; whether that is news. Of very many, the first are noted.
+    pub fn leave_out(&self, name: &str, why: &'static str) -> bool {
+        let mut left_out = lock(&self.not_carried);
+        left_out.len() < LEFT_OUT_MAX && left_out.insert(name.to_owned(), why).is_none()
+    }
+
+    /// What is offered and not carried.
+    pub fn not_carried(&self) -> Vec<String> {
+        lock(&self.not_carried).keys().cloned().collect()
+    }
+
+    /// A new segment came.
+    pub fn came(&self) {
+        if let Some(since) = &mut *lock(&self.still_since) {
+            *since = Instant::now();
+        }
+    }
+
+    /// Whether there should be new segments, from now on.
+    pub fn expects(&self, segments: bool) {
+        let mut since = lock(&self.still_since);
+        *since = segments.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    /// How long there was no new segment, while they are expected.
+    pub fn still_for(&self, now: Instant) -> Option<Duration> {
+        lock(&self.still_since).map(|since| now.duration_since(since))
+    }
+
     fn trouble(&self) -> Option<String> {
         self.origin_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -83,10 +145,23 @@ pub struct Entry {
     pub channel: String,
     /// Whether the channel is live.
     pub live: bool,
+    /// The channel's longest segment.
+    pub target: Duration,
     /// Its description.
     pub rendition: Rendition,
     /// Its counters.
     pub status: Arc<RenditionStatus>,
+}
+
+impl Entry {
+    /// How long there was no new segment, if that is too long. Subtitles may be silent for as long as nobody speaks.
+    pub fn stands_still(&self, now: Instant) -> Option<Duration> {
+        if !matches!(self.rendition.role, Role::Video | Role::Audio) {
+            return None;
+        }
+        let most = self.target.saturating_mul(STILL_TARGETS).max(STILL_LEAST);
+        self.status.still_for(now).filter(|still| *still > most)
+    }
 }
 
 /// All channels.
@@ -122,11 +197,17 @@ impl SenderStatus {
     pub fn add(&self, channel: &Channel) {
         let mut retired = self.retired.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = retired.remove(&channel.name).unwrap_or_default();
-        let entry = |r: &Rendition| Entry {
-            channel: channel.name.clone(),
-            live: channel.live,
-            rendition: r.clone(),
-            status: before.remove(&r.id).unwrap_or_default(),
+        let entry = |r: &Rendition| {
+            let status = before.remove(&r.id).unwrap_or_default();
+            status.expects(false);
+            lock(&status.not_carried).clear();
+            Entry {
+                channel: channel.name.clone(),
+                live: channel.live,
+                target: Duration::from_millis(channel.target_duration_ms),
+                rendition: r.clone(),
+                status,
+            }
         };
         let entries = channel.renditions.iter().map(entry).collect();
         drop(retired);
@@ -190,6 +271,14 @@ fn describe_metrics() {
         "Time from listed at the origin to last packet out"
     );
     describe_histogram!("mahp_sender_encode_seconds", "Time to make the repair symbols of one source block");
+    describe_counter!(
+        "mahp_sender_origin_restarts_total",
+        "How often numbers or names of a live rendition's segments began anew"
+    );
+    describe_gauge!(
+        "mahp_sender_newest_segment_age_seconds",
+        "Live: time since the newest segment came from the origin (0: none is expected)"
+    );
     describe_gauge!("mahp_sender_queue_bytes", "Bytes of objects waiting or being sent");
     describe_gauge!("mahp_sender_pacing_lag_seconds", "How far the last burst left behind its time");
     describe_counter!(
@@ -209,7 +298,7 @@ fn describe_metrics() {
 }
 
 fn rendition_json(entry: &Entry) -> Value {
-    let (s, r) = (&entry.status, &entry.rendition);
+    let (s, r, now) = (&entry.status, &entry.rendition, Instant::now());
     let n = |a: &AtomicU64| a.load(Relaxed);
     json!({
         "id": r.id, "role": r.role, "bitrate_bps": r.bitrate_bps, "rate_bps": r.flow.rate_bps,
@@ -225,7 +314,9 @@ fn rendition_json(entry: &Entry) -> Value {
                                                                 "port": l.endpoint.port, "tsi": l.endpoint.tsi })),
         "packets": n(&s.packets), "send_errors": n(&s.send_errors),
         "origin": { "requests": n(&s.origin_requests), "errors": n(&s.origin_errors), "last_ms": n(&s.origin_millis),
-                    "trouble": s.trouble() },
+                    "trouble": s.trouble(), "restarts": n(&s.restarts) },
+        "newest_segment_age_ms": s.still_for(now).map(|age| age.as_millis() as u64),
+        "stands_still": entry.stands_still(now).is_some(),
     })
 }
 
@@ -233,8 +324,10 @@ impl Status for SenderStatus {
     fn status(&self) -> Value {
         let channel = |(c, entries): &(Channel, Vec<Entry>)| {
             let renditions: Vec<Value> = entries.iter().map(rendition_json).collect();
+            let not_carried: BTreeMap<String, &str> =
+                entries.iter().flat_map(|e| lock(&e.status.not_carried).clone()).collect();
             json!({ "name": c.name, "title": c.title, "format": c.format, "live": c.live,
-                    "manifest_url": c.manifest_url, "renditions": renditions })
+                    "manifest_url": c.manifest_url, "renditions": renditions, "not_carried": not_carried })
         };
         json!({ "program": "mahp-sender", "version": env!("CARGO_PKG_VERSION"), "waiting": self.waiting(),
                 "channels": self.channels().iter().map(channel).collect::<Vec<_>>(),
@@ -243,12 +336,13 @@ impl Status for SenderStatus {
     }
 
     fn not_ready(&self) -> Vec<String> {
-        let why = |e: &Entry| match e.status.trouble() {
-            Some(trouble) => Some(format!("{}/{}: {trouble}", e.channel, e.rendition.id)),
-            None if e.status.packets.load(Relaxed) == 0 => {
-                Some(format!("{}/{}: nothing sent yet", e.channel, e.rendition.id))
-            }
-            None => None,
+        let now = Instant::now();
+        let still = |d: Duration| format!("no new segment for {} s", d.as_secs());
+        let nothing =
+            |e: &Entry| (e.status.packets.load(Relaxed) == 0).then(|| "nothing sent yet".to_owned());
+        let why = |e: &Entry| {
+            let why = e.status.trouble().or_else(|| nothing(e)).or_else(|| e.stands_still(now).map(still))?;
+            Some(format!("{}/{}: {why}", e.channel, e.rendition.id))
         };
         let waiting = self.waiting().into_iter().map(|(name, trouble)| format!("{name}: {trouble}"));
         self.entries().iter().filter_map(why).chain(waiting).collect()
@@ -292,6 +386,11 @@ impl Status for SenderStatus {
             counter!("mahp_sender_send_errors_total", &labels).absolute(s.send_errors.load(Relaxed));
             counter!("mahp_sender_objects_repeated_total", &labels).absolute(s.repeats.load(Relaxed));
             gauge!("mahp_sender_queue_bytes", &labels).set(s.queue_bytes.load(Relaxed) as f64);
+            if e.live && e.rendition.role != Role::Manifest {
+                let age = s.still_for(Instant::now()).unwrap_or_default();
+                counter!("mahp_sender_origin_restarts_total", &labels).absolute(s.restarts.load(Relaxed));
+                gauge!("mahp_sender_newest_segment_age_seconds", &labels).set(age.as_secs_f64());
+            }
         }
     }
 }

@@ -7,16 +7,19 @@ use super::{Origin, Want};
 use crate::config::ChannelConfig;
 use mahp_common::catalog::{Format, Role};
 use mahp_common::manifest::dash::{Addressing, Mpd, Representation, Segment};
+use mahp_common::manifest::url::cache_key;
 use mahp_common::{ByteRange, Object, ObjectKind, WallTime};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::{FetchError, Response};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
 /// A file that is addressed by SegmentBase is carried in blocks of this size.
 const BLOCK: u64 = 1 << 20;
+/// Patterns of URLs that a rendition is described by: receivers learn others from what they get.
+const PATTERNS: usize = 4;
 /// Chunks are believed to be at least this long.
 const CHUNK_MIN: Duration = Duration::from_millis(100);
 
@@ -31,7 +34,8 @@ pub struct MpdVersion {
     pub mpd: Arc<Mpd>,
 }
 
-/// The Representations that the channel's renditions were made of. Those of other Periods are matched to them.
+/// What the channel's renditions were made of: of each content type and language, as many as one Period has at most. The
+/// Representations of each Period are spread over these rungs one to one, as two of them on one flow would delay each other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ladder {
     rungs: Vec<Rung>,
@@ -45,41 +49,134 @@ struct Rung {
     bandwidth: u64,
 }
 
-impl Ladder {
-    fn of<'a>(representations: impl IntoIterator<Item = &'a Representation>) -> Ladder {
-        let rung = |r: &Representation| Rung {
+impl Rung {
+    fn of(r: &Representation) -> Rung {
+        Rung {
             id: r.id.clone(),
             content_type: r.content_type.clone(),
             language: r.language.clone(),
             bandwidth: r.bandwidth,
-        };
-        Ladder { rungs: representations.into_iter().map(rung).collect() }
+        }
     }
 
-    /// The rung that a Representation of any Period belongs to: the same `@id`, else the same content type and language
-    /// (where there is one) with the nearest bandwidth, as in Periods of advertisements.
-    pub fn rung(&self, r: &Representation) -> Option<usize> {
-        let same_type = |x: &Rung| x.content_type == r.content_type;
-        if let Some(i) = self.rungs.iter().position(|x| x.id == r.id && same_type(x)) {
-            return Some(i);
+    fn is_other_language(&self, r: &Representation) -> bool {
+        self.language.is_some() && r.language.is_some() && self.language != r.language
+    }
+}
+
+/// Whether a Representation may be on a rung of its content type, strictest first.
+type Fit = fn(&Rung, &Representation) -> bool;
+const FITS: [Fit; 4] = [
+    |x, r| x.id == r.id && !x.is_other_language(r),
+    |x, r| x.language == r.language,
+    |x, r| !x.is_other_language(r),
+    // Better than not at all, when flows cannot be added any more.
+    |_, _| true,
+];
+
+impl Ladder {
+    /// The ladder of all Periods of `mpd`, and the Representation that each rung has its name from. The Period with the most
+    /// goes first, so that an advertisement names nothing; among equals that of `now`.
+    fn of(mpd: &Mpd, now: WallTime) -> (Ladder, Vec<&Representation>) {
+        let current = current_period(mpd, now);
+        let mut periods: Vec<(usize, Vec<usize>)> = periods(mpd).into_iter().collect();
+        periods.sort_by_key(|(period, members)| {
+            (std::cmp::Reverse(members.len()), Some(*period) != current, *period)
+        });
+        let (mut ladder, mut named) = (Ladder::default(), Vec::new());
+        for (_, members) in periods {
+            let members: Vec<&Representation> = members.iter().map(|i| &mpd.representations[*i]).collect();
+            let places = ladder.spread(&members, &FITS[..3]);
+            for (r, _) in members.into_iter().zip(places).filter(|(_, place)| place.is_none()) {
+                ladder.rungs.push(Rung::of(r));
+                named.push(r);
+            }
         }
-        let far = |x: &Rung| (x.language != r.language, x.bandwidth.abs_diff(r.bandwidth));
-        self.rungs
-            .iter()
-            .enumerate()
-            .filter(|(_, x)| same_type(x))
-            .min_by_key(|(_, x)| far(x))
-            .map(|(i, _)| i)
+        (ladder, named)
+    }
+
+    /// The rungs of one Period's Representations: each rung once, the nearest bandwidth first for the highest.
+    fn spread(&self, members: &[&Representation], fits: &[Fit]) -> Vec<Option<usize>> {
+        let mut places = vec![None; members.len()];
+        let mut free = vec![true; self.rungs.len()];
+        let mut order: Vec<usize> = (0..members.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(members[*i].bandwidth));
+        for fit in fits {
+            for i in &order {
+                let r = members[*i];
+                if places[*i].is_some() {
+                    continue;
+                }
+                let may = |(j, x): &(usize, &Rung)| free[*j] && x.content_type == r.content_type && fit(x, r);
+                let nearest = self
+                    .rungs
+                    .iter()
+                    .enumerate()
+                    .filter(may)
+                    .min_by_key(|(_, x)| x.bandwidth.abs_diff(r.bandwidth));
+                if let Some((j, _)) = nearest {
+                    (places[*i], free[j]) = (Some(j), false);
+                }
+            }
+        }
+        places
+    }
+
+    /// The rung of each Representation of `mpd`, where it has one: the same `@id`, else the nearest bandwidth of the same
+    /// content type and language, or where the language is not said; else what is left of that type.
+    pub fn places(&self, mpd: &Mpd) -> Vec<Option<usize>> {
+        let mut all = vec![None; mpd.representations.len()];
+        for members in periods(mpd).into_values() {
+            let of_period: Vec<&Representation> = members.iter().map(|i| &mpd.representations[*i]).collect();
+            for (i, place) in members.into_iter().zip(self.spread(&of_period, &FITS)) {
+                all[i] = place;
+            }
+        }
+        all
     }
 
     /// Representations of `mpd` on rung `rung`, in the order of their Periods.
     pub fn representations<'a>(
-        &'a self,
+        &self,
         mpd: &'a Mpd,
         rung: usize,
-    ) -> impl Iterator<Item = &'a Representation> {
-        mpd.representations.iter().filter(move |r| self.rung(r) == Some(rung))
+    ) -> impl Iterator<Item = &'a Representation> + use<'a> {
+        let places = self.places(mpd);
+        mpd.representations.iter().zip(places).filter(move |(_, place)| *place == Some(rung)).map(|(r, _)| r)
     }
+
+    /// What a live MPD offers, passes `filter`, and is on no rung or cannot be followed: its name, and why it is left out.
+    pub fn left_out(&self, url: &Url, mpd: &Mpd, filter: &[String]) -> Vec<(String, &'static str)> {
+        let reason = |r: &Representation, place: Option<usize>| match (&r.addressing, place) {
+            (Addressing::SingleFile { .. }, _) if mpd.dynamic => {
+                Some("one file in a live MPD is not carried")
+            }
+            (_, None) => Some("it came after the start; reload the channel to carry it"),
+            _ => None,
+        };
+        let all = mpd.representations.iter().zip(self.places(mpd));
+        let left = all.filter_map(|(r, place)| Some((r, reason(r, place)?)));
+        let passes = |r: &Representation| discover::wanted(filter, &rendition(url, &[], 0, r));
+        left.filter(|(r, _)| passes(r))
+            .map(|(r, why)| (format!("{} {}", r.content_type, r.id), why))
+            .collect()
+    }
+}
+
+/// Indices of the Representations of each Period.
+fn periods(mpd: &Mpd) -> BTreeMap<usize, Vec<usize>> {
+    let mut periods: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, r) in mpd.representations.iter().enumerate() {
+        periods.entry(r.period_index).or_default().push(i);
+    }
+    periods
+}
+
+/// The Period that has begun last; of a static MPD none.
+fn current_period(mpd: &Mpd, now: WallTime) -> Option<usize> {
+    let since = now.unix_millis().checked_sub(mpd.availability_start?.unix_millis())?;
+    let begun = |r: &&Representation| r.period_start <= Duration::from_millis(since);
+    mpd.representations.iter().filter(begun).map(|r| r.period_index).max()
 }
 
 /// Reads an answer as an MPD.
@@ -103,14 +200,21 @@ pub fn discover(origin: &Origin, config: &ChannelConfig, response: &Response) ->
     if mpd.representations.is_empty() {
         return Err(discover::lists_nothing(config));
     }
-    // Live: the newest Period is what is watched. Static: the first one is the programme.
-    let periods = mpd.representations.iter().map(|r| r.period_index);
-    let period = if mpd.dynamic { periods.max() } else { periods.min() };
-    let offered: Vec<&Representation> =
-        mpd.representations.iter().filter(|r| Some(r.period_index) == period).collect();
-    let ladder = Ladder::of(offered.iter().copied());
-    let mut renditions: Vec<FoundRendition> =
-        offered.iter().enumerate().map(|(i, r)| rendition(&config.url, i, r)).collect();
+    let (ladder, named) = Ladder::of(&mpd, now);
+    let mut renditions: Vec<FoundRendition> = named
+        .iter()
+        .enumerate()
+        .map(|(i, r)| rendition(&config.url, &config.token_parameters, i, r))
+        .collect();
+    for (r, place) in mpd.representations.iter().zip(ladder.places(&mpd)) {
+        if let Some(found) = place.and_then(|place| renditions.get_mut(place)) {
+            found.bitrate_bps = found.bitrate_bps.max(r.bandwidth);
+            let new = r.url_pattern.iter().filter(|p| !found.url_patterns.contains(p)).cloned();
+            let room = PATTERNS.saturating_sub(found.url_patterns.len());
+            let new: Vec<String> = new.take(room).collect();
+            found.url_patterns.extend(new);
+        }
+    }
     discover::name_renditions(&mut renditions);
     renditions.retain(|r| discover::wanted(&config.renditions, r));
     let target_duration = mpd.max_segment_duration.unwrap_or_else(|| longest(&mpd, now));
@@ -126,7 +230,8 @@ pub fn discover(origin: &Origin, config: &ChannelConfig, response: &Response) ->
     })
 }
 
-fn rendition(url: &Url, rung: usize, r: &Representation) -> FoundRendition {
+/// `tokens`: names of parameters that are no part of the URL's identity.
+fn rendition(url: &Url, tokens: &[String], rung: usize, r: &Representation) -> FoundRendition {
     let text = r.codecs.as_deref().is_some_and(|c| c.starts_with("stpp") || c.starts_with("wvtt"));
     let (word, role, default) = match r.content_type.as_str() {
         "video" => ("video", Role::Video, 6_000_000),
@@ -144,7 +249,7 @@ fn rendition(url: &Url, rung: usize, r: &Representation) -> FoundRendition {
         id,
         role,
         bitrate_bps: if r.bandwidth > 0 { r.bandwidth } else { default },
-        key: format!("{url} {}", r.id),
+        key: format!("{} {}", cache_key(url, tokens), r.id),
         playlist_url: None,
         url_patterns: r.url_pattern.clone().into_iter().collect(),
         codecs: r.codecs.clone(),
@@ -274,27 +379,73 @@ mod tests {
         }
     }
 
-    #[test]
-    fn representations_of_other_periods_find_their_rung() {
-        let offered = [
+    fn in_period(period: usize, members: &[Representation]) -> Vec<Representation> {
+        let seconds = Duration::from_secs(100);
+        let place = |r: &Representation| Representation {
+            period_index: period,
+            period_start: seconds * u32::try_from(period).expect("few"),
+            period_duration: Some(seconds),
+            ..r.clone()
+        };
+        members.iter().map(place).collect()
+    }
+
+    fn mpd(periods: &[&[Representation]]) -> Mpd {
+        let representations = periods.iter().enumerate().flat_map(|(i, p)| in_period(i, p)).collect();
+        Mpd { availability_start: Some(WallTime::default()), representations, ..Mpd::default() }
+    }
+
+    fn offered() -> [Representation; 4] {
+        [
             representation("v1", "video", 1_000_000, None),
             representation("v2", "video", 4_000_000, None),
             representation("a1", "audio", 128_000, Some("en")),
             representation("a2", "audio", 128_000, Some("de")),
+        ]
+    }
+
+    #[test]
+    fn representations_of_other_periods_find_their_rung() {
+        let (ladder, _) = Ladder::of(&mpd(&[&offered()]), WallTime::default());
+        let places = |members: &[Representation]| ladder.places(&mpd(&[members]));
+        assert_eq!(places(&[representation("v2", "video", 1, None)]), [Some(1)], "the same id");
+        let ad = [representation("ad", "video", 3_000_000, None)];
+        assert_eq!(places(&ad), [Some(1)], "nearest bandwidth");
+        let other = [representation("v2", "audio", 96_000, Some("de"))];
+        assert_eq!(places(&other), [Some(3)], "an id of another type is another's");
+        let two = [
+            representation("x", "video", 3_000_000, None),
+            representation("y", "video", 3_500_000, None),
+            representation("z", "video", 3_900_000, None),
+            representation("s", "audio", 96_000, None),
+            representation("f", "audio", 96_000, Some("fr")),
         ];
-        let ladder = Ladder::of(&offered);
-        assert_eq!(ladder.rung(&representation("v2", "video", 1, None)), Some(1), "the same id");
         assert_eq!(
-            ladder.rung(&representation("ad", "video", 3_000_000, None)),
-            Some(1),
-            "nearest bandwidth"
+            places(&two),
+            [None, Some(0), Some(1), Some(2), Some(3)],
+            "one to one, and what is too many is left out"
         );
-        assert_eq!(
-            ladder.rung(&representation("v2", "audio", 96_000, Some("de"))),
-            Some(3),
-            "an id of another type is another's"
-        );
-        assert_eq!(ladder.rung(&representation("t", "text", 1, None)), None);
+        assert_eq!(places(&[representation("t", "text", 1, None)]), [None]);
+    }
+
+    #[test]
+    fn a_ladder_is_that_of_all_periods_whichever_comes_first() {
+        let ad = [representation("ad", "video", 900_000, None), representation("t", "text", 1, None)];
+        let later = WallTime::from_unix_secs(150);
+        for (periods, now) in [
+            ([&ad[..], &offered()], WallTime::default()),
+            ([&ad, &offered()], later),
+            ([&offered(), &ad], WallTime::default()),
+            ([&offered(), &ad], later),
+        ] {
+            let mpd = mpd(&periods);
+            let (ladder, named) = Ladder::of(&mpd, now);
+            let names: Vec<&str> = named.iter().map(|r| r.id.as_str()).collect();
+            assert_eq!(names, ["v1", "v2", "a1", "a2", "t"]);
+            let on = |rung| ladder.representations(&mpd, rung).map(|r| r.id.clone()).collect::<BTreeSet<_>>();
+            assert_eq!(on(0), BTreeSet::from(["v1".to_owned(), "ad".to_owned()]));
+            assert_eq!((on(1).len(), on(2).len(), on(3).len(), on(4).len()), (1, 1, 1, 1));
+        }
     }
 
     #[test]

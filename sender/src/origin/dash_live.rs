@@ -29,6 +29,8 @@ const INIT_REPEAT: Duration = Duration::from_secs(2);
 const CLOCK_PERIOD: Duration = Duration::from_secs(300);
 /// Longest that a version of the MPD waits for its segments.
 const HOLD_MAX: Duration = Duration::from_secs(4);
+/// How often a Period that has just begun is looked at for its first segment, and for how long.
+const FIRST_SEGMENT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Segments remembered as known, beyond those that are listed.
 const REMEMBERED: usize = 8192;
 
@@ -39,6 +41,8 @@ pub struct Feed {
     pub current: watch::Receiver<Arc<MpdVersion>>,
     /// The origin's clock.
     pub offset: Offset,
+    /// The MPD's address.
+    pub url: Url,
 }
 
 /// Reloads the MPD and carries it.
@@ -50,6 +54,23 @@ pub struct MpdFollower {
     offset: Offset,
     /// Which version each rendition has sent the segments of.
     progress: Vec<watch::Receiver<u64>>,
+    watch: Newcomers,
+}
+
+/// Representations that came after the start and fit nowhere: flows are made at the start of a channel.
+#[derive(Default)]
+struct Newcomers {
+    ladder: Arc<Ladder>,
+    filter: Vec<String>,
+}
+
+impl Newcomers {
+    /// Says of each that it is not carried.
+    fn look(&self, origin: &Origin, url: &Url, mpd: &Mpd) {
+        for (name, why) in self.ladder.left_out(url, mpd, &self.filter) {
+            origin.not_carried(url, &name, why);
+        }
+    }
 }
 
 impl MpdFollower {
@@ -63,8 +84,14 @@ impl MpdFollower {
     ) -> (MpdFollower, Feed) {
         let (publish, current) = watch::channel(Arc::new(first));
         let offset = Offset::default();
-        let feed = Feed { current, offset: offset.clone() };
-        (MpdFollower { origin, sink, url, publish, offset, progress }, feed)
+        let feed = Feed { current, offset: offset.clone(), url: url.clone() };
+        let watch = Newcomers::default();
+        (MpdFollower { origin, sink, url, publish, offset, progress, watch }, feed)
+    }
+
+    /// Tells of what the MPD offers and no rendition carries, of what passes `filter` (the setting `renditions`).
+    pub fn watching(self, ladder: Arc<Ladder>, filter: Vec<String>) -> MpdFollower {
+        MpdFollower { watch: Newcomers { ladder, filter }, ..self }
     }
 
     /// Until the MPD becomes static.
@@ -75,6 +102,7 @@ impl MpdFollower {
         // The renditions wait for the clock: they start with this notice.
         self.publish.send_replace(first.clone());
         self.put(&first).await;
+        self.watch.look(&self.origin, &self.url, &first.mpd);
         let mut sent = first;
         let mut asked_at = clock.now();
         let mut clock_at = clock.now() + CLOCK_PERIOD;
@@ -101,6 +129,7 @@ impl MpdFollower {
             if version.object.meta.digest != sent.object.meta.digest {
                 sent = Arc::new(version);
                 self.publish.send_replace(sent.clone());
+                self.watch.look(&self.origin, &self.url, &sent.mpd);
                 self.wait_for_segments(sent.number).await;
                 self.put(&sent).await;
             }
@@ -165,6 +194,18 @@ impl MpdFollower {
 /// Time between two requests for the MPD.
 fn period(mpd: &Mpd) -> Duration {
     mpd.minimum_update_period.unwrap_or(POLL_MAX).clamp(POLL_MIN, POLL_MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// When to look for the first segment of a Period that begins at `begin` (Unix milliseconds): none is listed, so no clock tells.
+fn first_segment(begin: u64, now: WallTime) -> Option<WallTime> {
+    let (pause, patience) = FIRST_SEGMENT;
+    let now = now.unix_millis();
+    let at = begin.max(now.saturating_add(millis(pause)));
+    (now < begin.saturating_add(millis(patience))).then(|| WallTime::from_unix_millis(at))
 }
 
 /// Follows one rendition until the MPD becomes static and its last segment is sent. `low_latency`: of segments that the origin
@@ -260,13 +301,17 @@ impl Follower {
     async fn step(&mut self, mpd: &Mpd) {
         let clock = self.origin.clock;
         tokio::select! {
-            step = self.outbox.step() => if let Step::Fetched(object) = step
-                && object.meta.kind == ObjectKind::Init
-            {
-                self.inits.insert(self.origin.key_of(&object), *object);
+            step = self.outbox.step() => if let Step::Fetched(object) = step {
+                match object.meta.kind {
+                    ObjectKind::Init => self.inits.insert(self.origin.key_of(&object), *object),
+                    _ => self.origin.status.came(),
+                }
             },
             ready = self.chunks.next(), if !self.outbox.is_full() => match ready {
-                Ready::Object(object) => self.outbox.push(Item::new(*object)),
+                Ready::Object(object) => {
+                    self.origin.status.came();
+                    self.outbox.push(Item::new(*object));
+                }
                 Ready::Whole(want, sequence) => self.outbox.want(*want, sequence),
             },
             () = sleep_until(clock.instant(self.wake.min(self.repeat_at))) => {
@@ -283,19 +328,27 @@ impl Follower {
     /// Wants what is new at this time.
     fn update(&mut self, mpd: &Mpd) {
         if self.started && mpd.availability_start != self.availability_start {
-            tracing::info!(rung = self.rung, "the origin began anew; following from its live edge");
+            self.origin.began_anew(&self.feed.url);
             (self.known, self.order) = (BTreeMap::new(), VecDeque::new());
             (self.inits, self.current_init, self.started) = (Inits::default(), None, false);
         }
         self.availability_start = mpd.availability_start;
         let now = self.feed.offset.apply(self.origin.clock.wall());
         let mut wanted: Vec<Wanted> = Vec::new();
-        let mut next: Option<WallTime> = None;
+        let (mut next, mut first): (Option<WallTime>, Option<WallTime>) = (None, None);
+        let mut expected = false;
         let ladder = self.ladder.clone();
         for r in ladder.representations(mpd, self.rung) {
             if !matches!(r.addressing, Addressing::Segments(_)) {
                 continue;
             }
+            let begin = mpd
+                .availability_start
+                .unwrap_or_default()
+                .unix_millis()
+                .saturating_add(millis(r.period_start));
+            let end = r.period_duration.map(|d| begin.saturating_add(millis(d)));
+            expected |= begin <= now.unix_millis() && end.is_none_or(|end| now.unix_millis() < end);
             let init = init_want(mpd, r);
             let by_chunks = self.low_latency && r.early().is_some();
             let segments = mpd.segments(r, now);
@@ -303,11 +356,15 @@ impl Follower {
             let one = |s| Wanted { init: init.clone(), segment: segment_want(s), by_chunks };
             wanted.extend(segments.iter().map(one));
             next = next.max(last.and_then(|n| mpd.next_available(r, n)));
+            if segments.is_empty() {
+                first = first.into_iter().chain(first_segment(begin, now)).min();
+            }
             self.outbox.hold =
                 segments.last().map_or(self.outbox.hold, |s| s.duration.max(Duration::from_millis(500)));
         }
+        self.origin.status.expects(expected && mpd.dynamic);
         self.want(wanted);
-        self.wake = self.wake_at(next, now);
+        self.wake = self.wake_at(next.into_iter().chain(first).min(), now);
     }
 
     fn want(&mut self, wanted: Vec<Wanted>) {

@@ -7,11 +7,10 @@ use crate::config::ChannelConfig;
 use mahp_common::catalog::{Format, Role};
 use mahp_common::manifest::hls::{Map, Master, Media, Playlist, Segment};
 use mahp_common::manifest::url::cache_key;
-use mahp_common::{Object, ObjectKind};
+use mahp_common::{Object, ObjectKind, Time};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::{FetchError, Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use url::Url;
@@ -93,7 +92,7 @@ pub async fn discover(
         Playlist::Media(media) => {
             let object = discover::manifest_object(origin, &config.url, response);
             let first = Version { object, media, base: response.final_url.clone() };
-            (None, vec![of_media(config.url.clone(), first)])
+            (None, vec![of_media(config, first)])
         }
     };
     discover::name_renditions(&mut renditions);
@@ -152,12 +151,13 @@ fn found(
     }
 }
 
-fn of_media(url: Url, first: Version) -> FoundRendition {
+fn of_media(config: &ChannelConfig, first: Version) -> FoundRendition {
+    let url = config.url.clone();
     FoundRendition {
         id: "main".into(),
         role: Role::Video,
         bitrate_bps: 0,
-        key: url.to_string(),
+        key: cache_key(&url, &config.token_parameters),
         playlist_url: Some(url.clone()),
         url_patterns: Vec::new(),
         codecs: None,
@@ -172,6 +172,17 @@ fn of_media(url: Url, first: Version) -> FoundRendition {
     }
 }
 
+/// What a version of the channel's master playlist offers, of what passes the setting `renditions`.
+pub fn offers(config: &ChannelConfig, master: &Object) -> Vec<FoundRendition> {
+    let base = master.meta.final_url.as_deref().and_then(|url| Url::parse(url).ok());
+    let base = base.unwrap_or_else(|| config.url.clone());
+    let Ok(Playlist::Master(master)) = Playlist::parse(&master.data, &base, &[]) else { return Vec::new() };
+    let mut renditions = of_master(config, &master, &base);
+    discover::name_renditions(&mut renditions);
+    renditions.retain(|r| discover::wanted(&config.renditions, r));
+    renditions
+}
+
 /// Renditions of a master playlist: each media playlist once, with the highest BANDWIDTH that names it.
 fn of_master(config: &ChannelConfig, master: &Master, base: &Url) -> Vec<FoundRendition> {
     let mut out: Vec<FoundRendition> = Vec::new();
@@ -179,7 +190,7 @@ fn of_master(config: &ChannelConfig, master: &Master, base: &Url) -> Vec<FoundRe
         id,
         role,
         bitrate_bps: 0,
-        key: url.to_string(),
+        key: cache_key(&url, &config.token_parameters),
         playlist_url: Some(url.clone()),
         url_patterns: Vec::new(),
         codecs: None,
@@ -345,52 +356,76 @@ pub struct News {
 
 /// How many sequence numbers behind the window are remembered, to tell an old version from a restart.
 const REMEMBERED: usize = 4096;
+/// For how many target durations a list that ends too early may be an old version: caches do not lag longer.
+const STALE_TARGETS: u32 = 3;
+/// A list that ends too early and grew so often is one of an origin at work, not what a cache had left.
+const STALE_ADVANCES: u32 = 2;
 
 /// Tells new segments from known ones, over restarts of the origin.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     start: usize,
-    token_parameters: Arc<[String]>,
     known: BTreeMap<u64, String>,
     window: BTreeSet<u64>,
+    behind: Option<Behind>,
+}
+
+/// Nothing but lists of known segments that end before the newest one came.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    since: Time,
+    /// Where the newest of these lists ended.
+    last: u64,
+    advances: u32,
+}
+
+/// What tells a segment from another one under the same number: its name and range. Not its host and folders, nor its query:
+/// origins spread requests over hosts and put tokens there, with every version of the playlist others.
+fn identity(s: &Segment) -> String {
+    let path = s.uri.split(['?', '#']).next().unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    super::with_range(name.to_owned(), s.range)
 }
 
 impl Tracker {
-    /// Begins with the last `start` segments of the first version. URIs that differ in `token_parameters` (and the well-known
-    /// ones) only are the same.
-    pub fn new(start: usize, token_parameters: Arc<[String]>) -> Tracker {
-        Tracker { start, token_parameters, known: BTreeMap::new(), window: BTreeSet::new() }
+    /// Begins with the last `start` segments of the first version.
+    pub fn new(start: usize) -> Tracker {
+        Tracker { start, known: BTreeMap::new(), window: BTreeSet::new(), behind: None }
     }
 
-    /// A URI without its tokens. Relative to no matter what: origins spread requests over hosts, and playlists with them.
-    fn identity(&self, uri: &str) -> String {
-        let base = Url::parse("http://host/").ok();
-        let url = base.and_then(|base| base.join(uri).ok());
-        url.map_or(uri.to_owned(), |url| cache_key(&url, &self.token_parameters))
+    /// Whether a list of known segments that ends at `last`, before the newest one, is an old version. One that an origin goes
+    /// on with for long enough is of an encoder that began anew and numbers its files as before.
+    fn is_stale(&mut self, last: u64, now: Time, target: Duration) -> bool {
+        let behind = self.behind.get_or_insert(Behind { since: now, last, advances: 0 });
+        if last > behind.last {
+            (behind.last, behind.advances) = (last, behind.advances + 1);
+        }
+        behind.advances < STALE_ADVANCES && now.since(behind.since) < target * STALE_TARGETS
     }
 
-    /// Takes the next version of the playlist.
-    pub fn update(&mut self, version: &Version) -> News {
+    /// Takes the next version of the playlist, which came at `now`.
+    pub fn update(&mut self, version: &Version, now: Time) -> News {
         let segments = &version.media.segments;
         let mut news = News::default();
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return news };
         let newest = self.known.keys().next_back().copied();
         if let Some(newest) = newest {
-            let same =
-                |s: &Segment| self.known.get(&s.sequence).is_none_or(|uri| *uri == self.identity(&s.uri));
-            let known = |s: &Segment| self.known.contains_key(&s.sequence) && same(s);
-            let all_known = segments.iter().all(known);
-            if last.sequence < newest && all_known {
+            let same = |s: &Segment| self.known.get(&s.sequence).is_none_or(|name| *name == identity(s));
+            let all_same = segments.iter().all(same);
+            let all_known = all_same && segments.iter().all(|s| self.known.contains_key(&s.sequence));
+            let falls = last.sequence < newest;
+            if falls && all_known && self.is_stale(last.sequence, now, version.media.target_duration) {
                 news.stale = true;
                 return news;
             }
-            if last.sequence < newest || !segments.iter().all(same) {
+            if falls || !all_same {
                 news.restarted = true;
                 self.known.clear();
             } else if first.sequence > newest + 1 {
                 news.skipped = first.sequence - newest - 1;
             }
         }
+        self.behind = None;
         let begin = match (newest, news.restarted) {
             (Some(newest), false) => newest + 1,
             _ => {
@@ -398,7 +433,7 @@ impl Tracker {
             }
         };
         for s in segments {
-            let fresh = self.known.insert(s.sequence, self.identity(&s.uri)).is_none();
+            let fresh = self.known.insert(s.sequence, identity(s)).is_none();
             if fresh && s.sequence >= begin && !s.gap {
                 news.segments.extend(new_segment(version, s));
             }
@@ -451,4 +486,102 @@ pub fn track(version: &Version, carry_keys: bool) -> Track {
         start += s.duration;
     }
     track
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mahp_common::ObjectMeta;
+
+    const BASE: &str = "http://origin.example/live/media.m3u8";
+
+    /// Segments `first..=last`; `uri` names them.
+    fn list(first: u64, last: u64, uri: impl Fn(u64) -> String) -> Version {
+        let head = format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:{first}\n");
+        let lines = (first..=last).map(|n| format!("#EXTINF:2,\n{}\n", uri(n)));
+        let text: String = std::iter::once(head).chain(lines).collect();
+        let base = Url::parse(BASE).expect("URL");
+        let Ok(Playlist::Media(media)) = Playlist::parse(text.as_bytes(), &base, &[]) else {
+            panic!("{text}")
+        };
+        Version { object: Object::new(ObjectMeta::default(), text.into()), media, base }
+    }
+
+    fn plain(first: u64, last: u64) -> Version {
+        list(first, last, |n| format!("seg{n}.ts"))
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    fn numbers(news: &News) -> Vec<u64> {
+        news.segments.iter().map(|s| s.sequence).collect()
+    }
+
+    #[test]
+    fn an_encoder_that_counts_its_files_anew_is_followed_soon() {
+        let mut tracker = Tracker::new(2);
+        assert_eq!(numbers(&tracker.update(&plain(0, 100), at(0))), [99, 100]);
+        // Every file of it was known before, and may be an old list for all that can be told.
+        assert!(tracker.update(&plain(0, 1), at(2)).stale);
+        assert!(tracker.update(&plain(0, 2), at(4)).stale);
+        let news = tracker.update(&plain(0, 3), at(6));
+        assert!(news.restarted && !news.stale);
+        assert_eq!(numbers(&news), [2, 3]);
+        let news = tracker.update(&plain(0, 4), at(8));
+        assert_eq!((numbers(&news), news.restarted), (vec![4], false));
+    }
+
+    #[test]
+    fn an_encoder_that_counts_its_files_anew_and_grows_slowly_is_followed_too() {
+        let mut tracker = Tracker::new(2);
+        tracker.update(&plain(0, 100), at(0));
+        assert!(tracker.update(&plain(0, 1), at(2)).stale);
+        assert!(tracker.update(&plain(0, 2), at(7)).stale);
+        assert!(tracker.update(&plain(1, 2), at(8)).restarted, "three target durations");
+    }
+
+    #[test]
+    fn one_old_answer_now_and_then_is_no_restart() {
+        let mut tracker = Tracker::new(6);
+        tracker.update(&plain(0, 5), at(0));
+        for n in 6..40 {
+            let news = tracker.update(&plain(n - 5, n), at(2 * n));
+            assert_eq!((numbers(&news), news.restarted), (vec![n], false));
+            assert!(tracker.update(&plain(n - 6, n - 1), at(2 * n + 1)).stale);
+        }
+    }
+
+    #[test]
+    fn hosts_and_tokens_that_differ_in_every_version_are_no_restart() {
+        let hosts = |n: u64, poll: u64| format!("http://cdn{}.example/live/seg{n}.ts", poll % 2);
+        let paths = |n: u64, poll: u64| format!("/t-{poll}/live/seg{n}.ts?session={poll}");
+        for uri in [&hosts as &dyn Fn(u64, u64) -> String, &paths] {
+            let mut tracker = Tracker::new(1);
+            let mut sent = Vec::new();
+            for poll in 5..20 {
+                let news = tracker.update(&list(poll - 5, poll, |n| uri(n, poll)), at(2 * poll));
+                assert!(!news.restarted && !news.stale, "{}", uri(0, poll));
+                sent.extend(numbers(&news));
+            }
+            assert_eq!(sent, (5..20).collect::<Vec<u64>>(), "each once");
+        }
+    }
+
+    #[test]
+    fn other_names_or_ranges_under_known_numbers_are_a_restart() {
+        let ranged = |offset: u64| move |n: u64| format!("#EXT-X-BYTERANGE:10@{}\nall.ts", offset + 10 * n);
+        let pairs = [
+            (plain(0, 5), list(1, 6, |n| format!("b-{n}.ts"))),
+            (list(0, 5, ranged(0)), list(1, 6, ranged(7))),
+        ];
+        for (before, after) in pairs {
+            let mut tracker = Tracker::new(1);
+            tracker.update(&before, at(0));
+            let news = tracker.update(&after, at(2));
+            assert!(news.restarted);
+            assert_eq!(numbers(&news), [6]);
+        }
+    }
 }

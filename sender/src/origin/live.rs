@@ -1,11 +1,12 @@
 //! Follows a live HLS media playlist.
 
 use super::cadence::Cadence;
-use super::hls::{HlsRendition, NewSegment, Tracker, Version, version};
+use super::hls::{self, HlsRendition, NewSegment, Tracker, Version, version};
 use super::outbox::{Outbox, Step};
 use super::parts::Parts;
 use super::past::Past;
 use super::{Inits, Origin, Want, text};
+use crate::config::ChannelConfig;
 use crate::sink::{Item, ObjectSink};
 use http::HeaderMap;
 use http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
@@ -48,10 +49,12 @@ pub async fn follow(
     rendition: HlsRendition,
     options: FollowOptions,
 ) {
+    origin.status.expects(true);
     let mut follower = Follower::new(origin, sink, rendition, options);
     while !follower.finished() {
         follower.step().await;
     }
+    follower.origin.status.expects(false);
 }
 
 struct Follower {
@@ -82,7 +85,7 @@ impl Follower {
         let mut follower = Follower {
             outbox,
             options,
-            tracker: Tracker::new(origin.segments_at_start, origin.token_parameters.clone()),
+            tracker: Tracker::new(origin.segments_at_start),
             parts: Parts::new(origin.clone()),
             poll: Poll::new(&origin, rendition, options),
             map: None,
@@ -124,13 +127,13 @@ impl Follower {
     }
 
     fn on_version(&mut self, version: Version) {
-        let news = self.tracker.update(&version);
+        let news = self.tracker.update(&version, self.origin.clock.now());
         if news.stale {
             tracing::debug!(url = %self.poll.url, "an older version of the playlist; ignored");
             return;
         }
         if news.restarted {
-            tracing::info!(url = %self.poll.url, "the origin began anew; following from its live edge");
+            self.origin.began_anew(&self.poll.url);
             (self.map, self.inits, self.keys) = (None, Inits::default(), BTreeSet::new());
             self.past.forget();
             self.parts.restart();
@@ -186,6 +189,9 @@ impl Follower {
     }
 
     fn on_fetched(&mut self, object: Object) {
+        if object.meta.kind == ObjectKind::Media {
+            self.origin.status.came();
+        }
         if object.meta.kind == ObjectKind::Init {
             self.inits.insert(self.origin.key_of(&object), object);
         } else if let Some(recipe) = self.parts.fetched(&object) {
@@ -413,8 +419,16 @@ const MANIFEST_POLL: Duration = Duration::from_secs(30);
 /// And sent again this often, for those who join late.
 const MANIFEST_REPEAT: Duration = Duration::from_secs(2);
 
-/// Carries a live master playlist, each version, until dropped.
-pub async fn follow_manifest(origin: Origin, sink: Arc<dyn ObjectSink>, url: Url, first: Object) {
+/// Carries a live master playlist, each version, until dropped. Media playlists that come after the start are told of: flows are
+/// made at the start of a channel.
+pub async fn follow_manifest(
+    origin: Origin,
+    sink: Arc<dyn ObjectSink>,
+    config: ChannelConfig,
+    first: Object,
+) {
+    let url = config.url.clone();
+    let known: BTreeSet<String> = hls::offers(&config, &first).into_iter().map(|r| r.key).collect();
     let mut current = first;
     sink.put(Item::new(current.clone())).await;
     let mut poll_at = origin.clock.now() + MANIFEST_POLL;
@@ -434,6 +448,14 @@ pub async fn follow_manifest(origin: Origin, sink: Arc<dyn ObjectSink>, url: Url
         };
         match origin.fetch(&want).await {
             Ok(object) if object.meta.digest != current.meta.digest => {
+                let offered = hls::offers(&config, &object);
+                for r in offered.iter().filter(|r| !known.contains(&r.key)) {
+                    origin.not_carried(
+                        &url,
+                        &r.key,
+                        "it came after the start; reload the channel to carry it",
+                    );
+                }
                 sink.put(Item::new(object.clone())).await;
                 current = object;
             }

@@ -113,6 +113,20 @@ impl Origin {
         with_range(key, object.meta.range)
     }
 
+    /// Notes that numbers or names of segments begin anew, and says so, though not each time where that is a habit.
+    fn began_anew(&self, url: &Url) {
+        if let Some(times) = self.status.restarted(self.clock.now()) {
+            tracing::warn!(%url, times, "W-RESTART: the origin began anew; following from its live edge");
+        }
+    }
+
+    /// Notes something that the manifest offers and no rendition carries; says so once.
+    fn not_carried(&self, url: &Url, name: &str, why: &'static str) {
+        if self.status.leave_out(name, why) {
+            tracing::warn!(%url, "W-NOT-CARRIED: {name}: {why}; players get it from the origin, each for itself");
+        }
+    }
+
     /// Fetches an object.
     ///
     /// # Errors

@@ -127,6 +127,8 @@ struct Live {
     mpd: ListSink,
     media: ListSink,
     status: Arc<RenditionStatus>,
+    /// Counters of the MPD.
+    left_out: Arc<RenditionStatus>,
     tasks: JoinSet<()>,
 }
 
@@ -135,15 +137,16 @@ async fn live(o: &ScriptedOrigin, path: &str) -> Live {
     assert!(found.live);
     let (first, ladder) = found.mpd.expect("an MPD");
     let (mpd, media) = (ListSink::default(), ListSink::default());
-    let (mpd_origin, _) = origin();
+    let (mpd_origin, left_out) = origin();
     let (media_origin, status) = origin();
     let (done, progress) = watch::channel(0);
     let (follower, feed) =
         MpdFollower::new(mpd_origin, Arc::new(mpd.clone()), o.url(path), first, vec![progress]);
+    let follower = follower.watching(ladder.clone(), vec!["video".into()]);
     let mut tasks = JoinSet::new();
     tasks.spawn(dash_live::follow(media_origin, Arc::new(media.clone()), feed, ladder, 0, false, done));
     tasks.spawn(follower.run());
-    Live { mpd, media, status, tasks }
+    Live { mpd, media, status, left_out, tasks }
 }
 
 fn iso(t: WallTime) -> String {
@@ -326,4 +329,104 @@ async fn a_timeline_without_an_end_goes_with_the_period_and_the_clock() {
     assert!((7..=9).contains(&numbers[0]), "near the edge: {numbers:?}");
     assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "each once, in order: {numbers:?}");
     assert!(live.mpd.items()[0].object.data.as_ref() == text.as_bytes(), "byte for byte");
+}
+
+/// One Period: `id`, its attributes, video of these bandwidths whose ids begin with `name`, and more AdaptationSets.
+fn period(attributes: &str, name: &str, bandwidths: &[u32], more: &str) -> String {
+    let video = |b: &u32| {
+        format!(r#"<Representation id="{name}{b}" bandwidth="{b}" height="{}" width="16"/>"#, b / 1000)
+    };
+    let video: String = bandwidths.iter().map(video).collect();
+    format!(
+        r#"<Period {attributes}><AdaptationSet contentType="video" mimeType="video/mp4"><SegmentTemplate timescale="1" duration="2" startNumber="1" initialization="$RepresentationID$-init.mp4" media="$RepresentationID$-$Number$.m4s"/>{video}</AdaptationSet>{more}</Period>"#
+    )
+}
+
+const RUNGS: [u32; 4] = [400_000, 900_000, 2_000_000, 4_000_000];
+const OTHERS: &str = r#"<AdaptationSet contentType="audio" lang="en" mimeType="audio/mp4"><SegmentTemplate timescale="1" duration="2" startNumber="1" media="$RepresentationID$-$Number$.m4s"/><Representation id="a" bandwidth="96000"/></AdaptationSet>
+<AdaptationSet contentType="text" lang="en" mimeType="application/mp4"><SegmentTemplate timescale="1" duration="2" startNumber="1" media="$RepresentationID$-$Number$.m4s"/><Representation id="t" bandwidth="1000"/></AdaptationSet>"#;
+
+const ALL_RUNGS: [&str; 6] = ["16x400", "16x900", "16x2000", "16x4000", "audio-en", "text-en"];
+
+fn ids(found: &Found) -> Vec<&str> {
+    found.renditions.iter().map(|r| r.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn an_advertisement_before_the_film_takes_nothing_from_it() {
+    let o = ScriptedOrigin::start().await;
+    let ad = period(r#"id="ad" duration="PT4S""#, "ad", &[1_000_000], "");
+    let film = period(r#"id="film" duration="PT4S""#, "v", &RUNGS, OTHERS);
+    let head =
+        r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT8S">"#;
+    o.set("/p/film.mpd", Reply::ok(format!("{head}{ad}{film}</MPD>")));
+    for name in ["ad1000000", "v400000", "v900000", "v2000000", "v4000000", "a", "t"] {
+        for part in ["init.mp4", "1.m4s", "2.m4s"] {
+            o.set(&format!("/p/{name}-{part}"), Reply::ok(format!("{name} {part}")));
+        }
+    }
+    let found = found(&o, "/p/film.mpd", &[]).await;
+    assert_eq!(ids(&found), ALL_RUNGS);
+    let of = |name: &str, parts: &[&str]| parts.iter().map(|p| format!("/p/{name}-{p}")).collect::<Vec<_>>();
+    let all = ["init.mp4", "1.m4s", "2.m4s"];
+    for (id, name) in [("16x400", "v400000"), ("16x2000", "v2000000"), ("16x4000", "v4000000")] {
+        assert_eq!(carried(&found, id).await.0, of(name, &all), "{id}");
+    }
+    let mut both = of("ad1000000", &all);
+    both.insert(1, "/p/v900000-init.mp4".into());
+    both.extend(of("v900000", &all[1..]));
+    assert_eq!(carried(&found, "16x900").await.0, both, "the advertisement is on the nearest rung");
+    assert_eq!(carried(&found, "audio-en").await.0, of("a", &all[1..]));
+    assert_eq!(carried(&found, "text-en").await.0, of("t", &all[1..]));
+    let high = found.renditions.iter().find(|r| r.id == "16x900").expect("there");
+    assert_eq!((high.bitrate_bps, high.url_patterns.len()), (1_000_000, 2));
+}
+
+#[tokio::test]
+async fn a_period_that_is_announced_takes_nothing_from_the_one_that_is_on_and_begins_in_time() {
+    let o = ScriptedOrigin::start().await;
+    let now = Clock::new().wall();
+    let (started, on) = (minus(now, Duration::from_secs(100)), 103);
+    let head = format!(
+        r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" availabilityStartTime="{}" minimumUpdatePeriod="PT30S" timeShiftBufferDepth="PT20S">"#,
+        iso(started)
+    );
+    let film = period(r#"id="film" start="PT0S""#, "v", &RUNGS, OTHERS);
+    let ad = period(&format!(r#"id="ad" start="PT{on}S""#), "ad", &[300_000], "");
+    o.set("/p/live.mpd", Reply::ok(format!("{head}{film}{ad}</MPD>")));
+    for name in RUNGS.map(|b| format!("v{b}")).iter().chain([&"ad300000".to_owned()]) {
+        o.set(&format!("/p/{name}-init.mp4"), Reply::ok("init"));
+        (1..70).for_each(|n| o.set(&format!("/p/{name}-{n}.m4s"), Reply::ok(format!("{name} {n}"))));
+    }
+    let found = found(&o, "/p/live.mpd", &[]).await;
+    assert_eq!(ids(&found), ALL_RUNGS);
+    let live = live(&o, "/p/live.mpd").await;
+    live.media.wait("the announced Period", |s| s.media().iter().any(|p| p == "/p/ad300000-2.m4s")).await;
+    let media = live.media.media();
+    assert!(media.iter().all(|p| p.starts_with("/p/v400000-") || p.starts_with("/p/ad300000-")), "{media:?}");
+    let unique: std::collections::BTreeSet<&String> = media.iter().collect();
+    assert_eq!(unique.len(), media.len(), "each once: {media:?}");
+    assert!(media.contains(&"/p/v400000-51.m4s".to_owned()), "up to the end of the Period: {media:?}");
+}
+
+#[tokio::test]
+async fn what_comes_after_the_start_and_fits_nowhere_is_told() {
+    let o = ScriptedOrigin::start().await;
+    timeline_origin(&o);
+    o.set("/t/live.mpd", Reply::ok(timeline_mpd("dynamic", LONG_AGO, 0, 3, "")));
+    let live = live(&o, "/t/live.mpd").await;
+    live.media.wait("the start", |s| s.media().len() == 4).await;
+    let audio = r#"</AdaptationSet><AdaptationSet contentType="audio" mimeType="audio/mp4"><Representation id="a" bandwidth="9"/><Representation id="v" bandwidth="9"/></AdaptationSet></Period>"#;
+    let text = timeline_mpd("dynamic", LONG_AGO, 0, 4, "").replace("</AdaptationSet></Period>", audio);
+    o.set("/t/live.mpd", Reply::ok(text));
+    live.mpd.wait("the second version", |s| s.paths().len() == 2).await;
+    // What the filter of the channel (video) leaves out is not missed.
+    assert_eq!(live.left_out.not_carried(), Vec::<String>::new());
+    let video = r#"<Representation id="w" bandwidth="900000"/></AdaptationSet></Period>"#;
+    o.set(
+        "/t/live.mpd",
+        Reply::ok(timeline_mpd("dynamic", LONG_AGO, 0, 5, "").replace("</AdaptationSet></Period>", video)),
+    );
+    live.mpd.wait("the third version", |s| s.paths().len() == 3).await;
+    assert_eq!(live.left_out.not_carried(), ["video w"]);
 }

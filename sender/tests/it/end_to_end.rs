@@ -215,12 +215,14 @@ fn announcement(description: &SessionDescription) -> mahp_common::catalog::Flow 
 }
 
 /// Dashboards depend on these names.
-const METRICS: [&str; 19] = [
+const METRICS: [&str; 21] = [
     "mahp_build_info",
     "mahp_sender_encode_seconds",
+    "mahp_sender_newest_segment_age_seconds",
     "mahp_sender_objects_repeated_total",
     "mahp_sender_origin_fetch_seconds",
     "mahp_sender_origin_requests_total",
+    "mahp_sender_origin_restarts_total",
     "mahp_sender_pacing_lag_seconds",
     "mahp_sender_queue_bytes",
     "mahp_sender_receivers",
