@@ -216,7 +216,7 @@ pub fn discover(origin: &Origin, config: &ChannelConfig, response: &Response) ->
         }
     }
     discover::name_renditions(&mut renditions);
-    renditions.retain(|r| discover::wanted(&config.renditions, r));
+    discover::choose(config, &mut renditions);
     let target_duration = mpd.max_segment_duration.unwrap_or_else(|| longest(&mpd, now));
     Ok(Found {
         format: Format::Dash,

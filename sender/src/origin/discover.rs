@@ -201,6 +201,27 @@ pub(super) fn wanted(filter: &[String], r: &FoundRendition) -> bool {
     filter.is_empty() || filter.iter().any(|f| names.iter().flatten().any(|n| n.eq_ignore_ascii_case(f)))
 }
 
+/// Keeps what passes the setting `renditions`, and tells which of its entries match nothing.
+pub(super) fn choose(config: &ChannelConfig, renditions: &mut Vec<FoundRendition>) {
+    let idle = idle_filters(&config.renditions, renditions);
+    if !idle.is_empty() {
+        let ids: Vec<&str> = renditions.iter().map(|r| r.id.as_str()).collect();
+        tracing::warn!(
+            channel = config.name,
+            "W-RENDITIONS: {} in `renditions` matches nothing; there are {}",
+            idle.join(", "),
+            ids.join(", ")
+        );
+    }
+    renditions.retain(|r| wanted(&config.renditions, r));
+}
+
+/// Entries of `renditions` that no rendition matches.
+fn idle_filters<'a>(filter: &'a [String], renditions: &[FoundRendition]) -> Vec<&'a str> {
+    let idle = |f: &&String| !renditions.iter().any(|r| wanted(std::slice::from_ref(*f), r));
+    filter.iter().filter(idle).map(String::as_str).collect()
+}
+
 /// Makes ids fit for labels and unique.
 pub(super) fn name_renditions(renditions: &mut [FoundRendition]) {
     let mut seen = std::collections::BTreeSet::from(["manifest".to_owned()]);
@@ -260,6 +281,26 @@ pub(super) fn pattern<'a>(urls: impl IntoIterator<Item = &'a Url>) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_that_match_nothing() {
+        let rendition = |id: &str, role| FoundRendition {
+            id: id.into(),
+            role,
+            bitrate_bps: 1,
+            key: id.into(),
+            playlist_url: None,
+            url_patterns: Vec::new(),
+            codecs: None,
+            resolution: Some(id.into()),
+            language: None,
+            what: What::Dash(0),
+        };
+        let there = [rendition("1280x720", Role::Video), rendition("audio-en", Role::Audio)];
+        let filter = ["720p", "audio", "1280X720", "text"].map(str::to_owned);
+        assert_eq!(idle_filters(&filter, &there), ["720p", "text"]);
+        assert_eq!(idle_filters(&[], &there), [""; 0]);
+    }
 
     #[test]
     fn parameters_that_nobody_knows_for_tokens() {

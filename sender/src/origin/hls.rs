@@ -96,7 +96,7 @@ pub async fn discover(
         }
     };
     discover::name_renditions(&mut renditions);
-    renditions.retain(|r| discover::wanted(&config.renditions, r));
+    discover::choose(config, &mut renditions);
     load_playlists(origin, &mut renditions).await?;
     for r in &mut renditions {
         if r.bitrate_bps == 0 {
