@@ -8,7 +8,7 @@ use crate::origin::dash_live::{self, MpdFollower};
 use crate::origin::discover::{Found, What};
 use crate::origin::live::{FollowOptions, follow, follow_manifest};
 use crate::origin::vod::{self, Timeline};
-use crate::origin::{Origin, dash, hls};
+use crate::origin::{Origin, Whole, dash, hls};
 use crate::plan::{self, Plan, Planned, Planner};
 use crate::repair::Service;
 use crate::sink::ObjectSink;
@@ -263,7 +263,8 @@ impl Starting<'_> {
         let token_parameters = channel.token_parameters.clone().into();
         let (fetcher, clock) = (all.fetcher.clone(), all.shared.clock);
         let segments_at_start = plan::segments_at_start(r);
-        (Origin { fetcher, clock, status, token_parameters, segments_at_start }, sink)
+        let whole = Whole::default();
+        (Origin { fetcher, clock, status, token_parameters, segments_at_start, whole }, sink)
     }
 }
 

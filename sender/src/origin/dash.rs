@@ -1,7 +1,7 @@
 //! DASH: which renditions an MPD offers, and a complete MPD as tracks for the carousel.
 
 use super::discover::{self, Found, FoundRendition, Manifest, What, folder, shortest};
-use super::hls::size_of;
+use super::hls::first_byte;
 use super::vod::Track;
 use super::{Origin, Want};
 use crate::config::ChannelConfig;
@@ -328,7 +328,8 @@ pub async fn track(origin: &Origin, mpd: &Mpd, ladder: &Ladder, rung: usize) -> 
     for r in ladder.representations(mpd, rung) {
         match &r.addressing {
             Addressing::SingleFile { url, .. } => {
-                let length = size_of(origin, url).await?;
+                let (length, response) = first_byte(origin, url).await?;
+                origin.whole.keep(url, &response);
                 let duration = r.period_duration.unwrap_or_else(|| duration(mpd));
                 track.segments.extend(
                     blocks(url, length, r.period_start, duration)

@@ -1,7 +1,7 @@
 //! Reads a channel's URL once: HLS or DASH, live or VOD, which renditions.
 
 use super::hls::{self, HlsRendition};
-use super::{Origin, dash};
+use super::{Origin, Whole, dash};
 use crate::config::ChannelConfig;
 use crate::plan::MOST_AT_START;
 use mahp_common::catalog::{Format, Role};
@@ -90,7 +90,14 @@ pub async fn discover(
 ) -> Result<Found, StartupError> {
     let token_parameters = config.token_parameters.clone().into();
     let (fetcher, status) = (fetcher.clone(), Arc::default());
-    let origin = Origin { fetcher, clock, status, token_parameters, segments_at_start: MOST_AT_START };
+    let origin = Origin {
+        fetcher,
+        clock,
+        status,
+        token_parameters,
+        segments_at_start: MOST_AT_START,
+        whole: Whole::default(),
+    };
     let request = Request { accept_gzip: true, ..Request::default() };
     let response = origin.get(&config.url, request).await.map_err(|e| origin_error(&e))?;
     let found = match mahp_common::manifest::sniff(&response.body) {

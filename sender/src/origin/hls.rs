@@ -324,8 +324,13 @@ async fn estimate(origin: &Origin, r: &FoundRendition) -> u64 {
 
 /// Length of a file, from the Content-Range of its first byte, or from its body where ranges are not understood.
 pub(super) async fn size_of(origin: &Origin, url: &Url) -> Result<u64, FetchError> {
+    first_byte(origin, url).await.map(|(length, _)| length)
+}
+
+/// The same, and the answer.
+pub(super) async fn first_byte(origin: &Origin, url: &Url) -> Result<(u64, Response), FetchError> {
     let response = origin.get(url, Request { range: Some((0, Some(0))), ..Request::default() }).await?;
-    Ok(response.range.and_then(|r| r.complete).unwrap_or(response.body.len() as u64))
+    Ok((response.range.and_then(|r| r.complete).unwrap_or(response.body.len() as u64), response))
 }
 
 /// What to fetch for a segment: its init segment and keys (where carried), then itself.

@@ -25,7 +25,7 @@ use mahp_common::manifest::url::cache_key;
 use mahp_common::{ByteRange, Object, ObjectKind, ObjectMeta};
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::{FetchError, Fetcher, Opened, Request, Response};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use url::Url;
 
@@ -92,6 +92,50 @@ pub struct Origin {
     pub token_parameters: Arc<[String]>,
     /// How many of the segments at the live edge are sent to begin with.
     pub segments_at_start: usize,
+    /// What an origin sent in place of a range.
+    pub whole: Whole,
+}
+
+/// The file that an origin without ranges sent in place of the last one that was asked for: the next ones are cut from it.
+#[derive(Clone, Debug, Default)]
+pub struct Whole(Arc<Mutex<Option<Kept>>>);
+
+#[derive(Debug)]
+struct Kept {
+    url: Url,
+    response: Response,
+}
+
+impl Whole {
+    /// Larger files are not kept.
+    const MAX: usize = 64 << 20;
+
+    fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file of `url`, if it is here, and `range` lies within it: files may grow.
+    fn get(&self, url: &Url, range: ByteRange) -> Option<Response> {
+        let kept = self.lock();
+        let here = kept.as_ref().filter(|k| k.url == *url && range.last < k.response.body.len() as u64);
+        here.map(|k| k.response.clone())
+    }
+
+    /// Keeps the answer to a request for a part, where it is the whole.
+    fn keep(&self, url: &Url, response: &Response) {
+        if response.range.is_some() {
+            return;
+        }
+        let (length, fits) = (response.body.len(), response.body.len() <= Whole::MAX);
+        let mut kept = self.lock();
+        if kept.is_none() {
+            let what = if fits { "it is kept, and cut here" } else { "it comes again for each part" };
+            tracing::warn!(%url, length, "W-RANGE: the origin sends the whole file in place of a part: {what}");
+        }
+        // Of what is too large the address is kept: it is told of once.
+        let body = if fits { response.body.clone() } else { Bytes::new() };
+        *kept = Some(Kept { url: url.clone(), response: Response { body, ..response.clone() } });
+    }
 }
 
 /// Until the headers of a media response: a live edge that holds requests for parts answers within a few seconds.
@@ -132,13 +176,24 @@ impl Origin {
     /// # Errors
     /// Of the client; a short body or a wrong range is [`FetchError::Body`].
     pub async fn fetch(&self, want: &Want) -> Result<Object, FetchError> {
-        let response = self.get(&want.url, request(want)).await?;
+        let response = self.part(want).await?;
         let (range, body) = cut(want, &response)?;
         let mut meta = self.meta(&want.url, &response.headers, &response.final_url, want.kind);
         meta.range = range;
         meta.media_time = want.media_time;
         meta.duration = want.duration;
         Ok(Object::new(meta, body))
+    }
+
+    /// The answer to a request for an object, or the file that came for an earlier one.
+    async fn part(&self, want: &Want) -> Result<Response, FetchError> {
+        let Some(range) = want.range else { return self.get(&want.url, request(want)).await };
+        if let Some(whole) = self.whole.get(&want.url, range) {
+            return Ok(whole);
+        }
+        let response = self.get(&want.url, request(want)).await?;
+        self.whole.keep(&want.url, &response);
+        Ok(response)
     }
 
     /// One request, counted and timed.

@@ -430,3 +430,23 @@ async fn what_comes_after_the_start_and_fits_nowhere_is_told() {
     live.mpd.wait("the third version", |s| s.paths().len() == 3).await;
     assert_eq!(live.left_out.not_carried(), ["video w"]);
 }
+
+#[tokio::test]
+async fn a_file_of_an_origin_without_ranges_is_fetched_once() {
+    let o = ScriptedOrigin::start().await;
+    o.set(
+        "/f/one.mpd",
+        Reply::ok(
+            r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT10S"><Period><AdaptationSet contentType="video" mimeType="video/mp4">
+<Representation id="v" bandwidth="2000000"><BaseURL>film.mp4</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>"#,
+        ),
+    );
+    let film: Vec<u8> = (0..3_500_000u32).map(|i| (i % 251) as u8).collect();
+    o.set("/f/film.mp4", Reply { ranges: false, ..Reply::ok(film.clone()) });
+    let found = found(&o, "/f/one.mpd", &[]).await;
+    let (paths, sink) = carried(&found, "video-v").await;
+    assert_eq!(paths.len(), 4);
+    let bytes: Vec<u8> = sink.items().iter().flat_map(|i| i.object.data.to_vec()).collect();
+    assert!(bytes == film);
+    assert_eq!(o.count("/f/film.mp4"), 1);
+}

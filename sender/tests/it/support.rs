@@ -8,7 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::Fetcher;
-use mahp_sender::origin::Origin;
+use mahp_sender::origin::{Origin, Whole};
 use mahp_sender::plan::MOST_AT_START;
 use mahp_sender::sink::{Item, ObjectSink, PutFuture};
 use mahp_sender::status::RenditionStatus;
@@ -218,6 +218,7 @@ pub(crate) fn origin() -> (Origin, Arc<RenditionStatus>) {
             status: status.clone(),
             token_parameters: Arc::new([]),
             segments_at_start: MOST_AT_START,
+            whole: Whole::default(),
         },
         status,
     )
