@@ -63,6 +63,8 @@ pub struct RenditionStatus {
     not_carried: Mutex<BTreeMap<String, &'static str>>,
     /// Live, while new segments are expected: since when there was none.
     still_since: Mutex<Option<Instant>>,
+    /// VOD: how far this turn of the carousel is.
+    pace: Mutex<Option<Pace>>,
 }
 
 /// A habit of an origin is told of this often.
@@ -73,6 +75,32 @@ const LEFT_OUT_MAX: usize = 64;
 const STILL_TARGETS: u32 = 3;
 /// And for at least so long: the origin may fail once or twice, and is asked again after a few seconds.
 const STILL_LEAST: Duration = Duration::from_secs(5);
+
+/// How far a turn of a carousel is, in media time.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// When the turn began.
+    pub began: Instant,
+    /// When the newest segment of it left, and where that begins.
+    pub at: Instant,
+    /// See `at`.
+    pub media: Duration,
+    /// Length of the whole.
+    pub total: Duration,
+    /// Media seconds per second that were planned.
+    pub speed: f64,
+}
+
+impl Pace {
+    /// Time to the end of the turn, from what it took so far.
+    pub fn left(&self, now: Instant) -> Duration {
+        let took = self.at.duration_since(self.began).as_secs_f64();
+        let measured = Some(self.media.as_secs_f64() / took).filter(|_| took >= 1.0 && !self.media.is_zero());
+        let left = self.total.saturating_sub(self.media).as_secs_f64() / measured.unwrap_or(self.speed);
+        let left = Duration::try_from_secs_f64(left).unwrap_or_default();
+        left.saturating_sub(now.duration_since(self.at))
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,6 +159,16 @@ impl RenditionStatus {
     /// How long there was no new segment, while they are expected.
     pub fn still_for(&self, now: Instant) -> Option<Duration> {
         lock(&self.still_since).map(|since| now.duration_since(since))
+    }
+
+    /// Notes how far this turn is.
+    pub fn set_pace(&self, pace: Pace) {
+        *lock(&self.pace) = Some(pace);
+    }
+
+    /// How far this turn is.
+    pub fn pace(&self) -> Option<Pace> {
+        *lock(&self.pace)
     }
 
     fn trouble(&self) -> Option<String> {

@@ -5,6 +5,7 @@ use super::hls::{self, HlsRendition};
 use super::{Origin, Want};
 use crate::sink::{Item, ObjectSink};
 use crate::spool::Spool;
+use crate::status::Pace;
 use mahp_common::manifest::dash::Mpd;
 use mahp_common::{Object, Time};
 use mahp_runtime::clock::Clock;
@@ -159,6 +160,12 @@ impl Carrier {
     /// One turn: every segment at its time.
     async fn turn(&mut self, turn: u32) {
         let mut fetches = Fetches::default();
+        let (began, speed, total) = (Instant::now(), self.timeline.speed, self.timeline.duration);
+        let status = self.origin.status.clone();
+        let pace = |media| status.set_pace(Pace { began, at: Instant::now(), media, total, speed });
+        pace(Duration::ZERO);
+        // All renditions begin a turn at once: what is added up is of one turn.
+        status.position.store(0, Relaxed);
         for i in 0..self.track.segments.len() {
             for ahead in i..self.track.segments.len().min(i + AHEAD) {
                 fetches.ask(self, ahead);
@@ -175,9 +182,11 @@ impl Carrier {
                     tracing::warn!(url = %self.track.segments[i].1.url, "cannot be had from the origin; left out of this turn");
                 }
             }
-            self.origin.status.position.store(i as u64 + 1, Relaxed);
+            status.position.store(i as u64 + 1, Relaxed);
+            pace(self.track.segments[i].0);
             self.repeat_heads().await;
         }
+        pace(total);
     }
 
     /// Sleeps until `at`, and meanwhile sends playlists and init segments again.
