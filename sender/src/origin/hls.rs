@@ -496,6 +496,8 @@ pub fn track(version: &Version, carry_keys: bool) -> Track {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use crate::config::{ChannelSettings, resolve};
     use mahp_common::ObjectMeta;
 
     const BASE: &str = "http://origin.example/live/media.m3u8";
@@ -522,6 +524,26 @@ mod tests {
 
     fn numbers(news: &News) -> Vec<u64> {
         news.segments.iter().map(|s| s.sequence).collect()
+    }
+
+    #[test]
+    fn what_a_master_playlist_offers_is_the_same_with_other_tokens() {
+        let settings =
+            ChannelSettings { renditions: Some(vec!["video".into()]), ..ChannelSettings::default() };
+        let urls = vec!["http://origin.example/live/master.m3u8".into()];
+        let config = resolve(Cli { urls, channel: settings, ..Cli::default() }).expect("valid");
+        let keys = |variants: &[&str]| {
+            let line = |uri: &&str| format!("#EXT-X-STREAM-INF:BANDWIDTH=1,RESOLUTION=16x9\n{uri}\n");
+            let audio = "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",URI=\"a.m3u8\"\n".to_owned();
+            let text: String =
+                ["#EXTM3U\n".to_owned(), audio].into_iter().chain(variants.iter().map(line)).collect();
+            let offered = offers(&config.channels[0], &Object::new(ObjectMeta::default(), text.into()));
+            offered.into_iter().map(|r| r.key).collect::<Vec<_>>()
+        };
+        let first = keys(&["1.m3u8?token=1", "2.m3u8?token=1"]);
+        assert_eq!(first, ["http://origin.example/live/1.m3u8", "http://origin.example/live/2.m3u8"]);
+        assert_eq!(keys(&["1.m3u8?token=2", "2.m3u8?token=2"]), first);
+        assert_eq!(keys(&["2.m3u8", "3.m3u8"])[1], "http://origin.example/live/3.m3u8");
     }
 
     #[test]
