@@ -187,6 +187,36 @@ function watchResponses(page, job, pageHost) {
   return seen;
 }
 
+// Runs in the page: titles of the plots on which nothing is drawn in colour.
+function emptyPlots() {
+  const isColour = (d, i) => d[i + 3] > 128 && Math.max(d[i], d[i + 1], d[i + 2]) - Math.min(d[i], d[i + 1], d[i + 2]) > 60;
+  return [...document.querySelectorAll("#plots figure")].filter((figure) => {
+    const canvas = figure.querySelector("canvas");
+    const d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    for (let i = 0; i < d.length; i += 4) if (isColour(d, i)) return false;
+    return true;
+  }).map((figure) => figure.querySelector("b")?.textContent ?? "");
+}
+
+// Plays every other channel of the page, and then its own again: the names of those whose clock ran.
+async function changeChannels(page, job) {
+  const names = await page.evaluate(() => [...document.querySelectorAll("#channels li")].map((li) => li.dataset.name));
+  const ran = [];
+  for (const name of [...names.filter((n) => n !== job.channel), job.channel]) {
+    await page.click(`li[data-name="${name}"] button`);
+    // The picture of the channel before may be there for a moment.
+    await page.waitForFunction(() => document.querySelector("video").readyState < 2, null, { timeout: 10000, polling: 20 });
+    const plays = () => {
+      const video = document.querySelector("video");
+      window.from ??= video.readyState > 2 ? video.currentTime : null;
+      return window.from !== null && video.currentTime > window.from + 1;
+    };
+    await page.evaluate(() => { window.from = null; });
+    await page.waitForFunction(plays, null, { timeout: 30000, polling: 100 }).then(() => ran.push(name), () => {});
+  }
+  return ran;
+}
+
 // The receiver's own page while it plays: what it shows, and how it looks in light and dark, wide and on a phone.
 async function lookAtReceiver(page, plan, job) {
   await page.click("#ask");
@@ -199,6 +229,7 @@ async function lookAtReceiver(page, plan, job) {
       multicast: cells("multicast"), repaired: cells("repaired"), unicast: cells("unicast"),
     };
   });
+  told.empty_plots = await page.evaluate(emptyPlots);
   for (const [kind, width, height] of [["wide", 1200, 900], ["phone", 390, 844]]) {
     await page.setViewportSize({ width, height });
     told[`overflow_${kind}`] = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
@@ -208,6 +239,7 @@ async function lookAtReceiver(page, plan, job) {
       await page.screenshot({ path: join(plan.shots, `${job.name}-${kind}-${colorScheme}.png`), fullPage: true });
     }
   }
+  told.changed = await changeChannels(page, job);
   return told;
 }
 

@@ -215,6 +215,9 @@ fn check_page(played: &Played) -> anyhow::Result<()> {
     ensure!(told.playing.contains(" at ") && told.headline.contains("3 of 3 channels live"), "{told:?}");
     ensure!(told.flows >= 9 && !told.findings.contains("did not answer"), "{told:?}");
     ensure!((told.overflow_wide, told.overflow_phone) == (0, 0), "wider than the window: {told:?}");
+    let empty: Vec<&String> = told.empty_plots.iter().filter(|title| !title.starts_with("Holds")).collect();
+    ensure!(empty.is_empty(), "plots without a line: {empty:?}");
+    ensure!(told.changed.len() == 3, "of 3 channels, these could be changed to: {:?}", told.changed);
     let errors: Vec<&String> = played.console.iter().filter(|line| line.starts_with("error")).collect();
     ensure!(errors.is_empty(), "on the browser's console: {errors:?}");
     Ok(())

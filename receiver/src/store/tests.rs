@@ -71,13 +71,8 @@ fn descriptions_are_counted() {
             ..ObjectMeta::default()
         };
         let payload = Payload::from(Bytes::from_static(b"1"));
-        let stored = Stored {
-            meta,
-            payload,
-            source: Source::Multicast,
-            stored_at: Time::ZERO,
-            good_until: None,
-        };
+        let stored =
+            Stored { meta, payload, source: Source::Multicast, stored_at: Time::ZERO, good_until: None };
         store.insert(Time::ZERO, &key(&i.to_string()), Arc::new(stored), cached());
     }
     let strings = store.len() as u64 * 3 * 8192;

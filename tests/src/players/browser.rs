@@ -111,6 +111,10 @@ pub struct Told {
     pub repaired: u32,
     /// From the origin.
     pub unicast: u32,
+    /// Plots on which nothing is drawn.
+    pub empty_plots: Vec<String>,
+    /// Channels that were changed to afterwards, and whose clock ran.
+    pub changed: Vec<String>,
     /// Pixels by which the page is wider than a large window, and than a phone.
     pub overflow_wide: i32,
     /// See above.
