@@ -221,7 +221,7 @@ async function start(channel) {
   try {
     await script(channel.format === "dash" ? "assets/dash.js" : "assets/hls.js");
     if (playing !== channel.name) return; // another one was chosen meanwhile
-    channel.format === "dash" ? startDash(video, url) : startHls(video, url);
+    channel.format === "dash" ? startDash(video, url, channel.target_duration_ms) : startHls(video, url);
   } catch (e) {
     startNative(video, url, channel.format, e);
   }
@@ -246,7 +246,8 @@ function startHls(video, url) {
   hls.attachMedia(video);
 }
 
-function startDash(video, url) {
+// `target`: longest segment, milliseconds.
+function startDash(video, url, target) {
   const dash = window.dashjs.MediaPlayer().create();
   player = dash;
   dash.addResponseInterceptor((response) => {
@@ -257,6 +258,14 @@ function startDash(video, url) {
   const clock = { scheme: "urn:mpeg:dash:utc:http-head:2014", value: url };
   dash.updateSettings({ streaming: { utcSynchronization: { defaultTimingSource: clock } } });
   dash.on("error", (e) => fail(`player error: ${e.error?.message || e.error}`));
+  // Packagers suggest a delay of one segment, with which a segment that comes a moment late is a stall. hls.js keeps three back, too.
+  const least = (3 * target) / 1000;
+  dash.on("manifestLoaded", ({ data }) => {
+    // ffmpeg writes an empty one.
+    const says = [data?.ServiceDescription ?? []].flat().some((description) => description.Latency);
+    if (data?.type !== "dynamic" || says || data.suggestedPresentationDelay >= least) return;
+    dash.updateSettings({ streaming: { delay: { liveDelay: least } } });
+  });
   dash.initialize(video, url, true);
 }
 
