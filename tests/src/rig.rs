@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -59,8 +59,13 @@ impl Place {
     };
 
     fn http(host: &str) -> anyhow::Result<String> {
-        let port = free_tcp()?;
-        Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+        let host: IpAddr = host.parse()?;
+        // Where the address is not ours (of another namespace), any free port will do.
+        let port = match TcpListener::bind((host, 0)) {
+            Ok(listener) => listener.local_addr()?.port(),
+            Err(_) => free_tcp()?,
+        };
+        Ok(SocketAddr::new(host, port).to_string())
     }
 
     fn receiver_command(&self, program: &Path) -> Command {

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use mahp_moq::catalog::Kind;
 use mahp_moq::plane::{Fetching as _, ObjectPlane as _, PlaneError};
 use mahp_moq::publisher::namespace;
-use mahp_moq::quic::{Identity, Limits, Listener, open};
+use mahp_moq::quic::{Identity, Limits, Listener, QuicSession, open};
 use mahp_moq::wire::LocationRange;
 use mahp_moq::{Exchange, Object, TrackName};
 use mahp_tests::client;
@@ -339,30 +339,48 @@ fn a_receiver_is_the_publisher_of_another() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every group of the only rendition with segments that a publisher has a record of: what it has of it now, each asked for alone.
-fn fetch_groups(
-    publisher: &str,
-    receiver: &Receiver,
-) -> anyhow::Result<Vec<Result<Vec<Object>, PlaneError>>> {
-    let status = receiver.status()?;
-    let channel = status.pointer("/channels/0/name").and_then(|v| v.as_str()).context("no channel")?;
-    let of = status.pointer("/channels/0/renditions").and_then(|v| v.as_array()).context("no renditions")?;
-    let media = of.iter().find(|r| r["role"] != "manifest").and_then(|r| r["id"].as_str());
-    let media = media.context("no segments")?;
-    let track = |kind: Kind| TrackName::new(namespace(channel), kind.track(media));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let session = open(&publisher.parse()?, Exchange::new(), Limits::default()).await?;
-        let fetch = async |kind: Kind, range: LocationRange| {
-            session.fetch(&track(kind), range).await?.collect(32 << 20).await
-        };
-        let records = fetch(Kind::Manifest, LocationRange::groups(0, u64::MAX)).await?;
-        let mut all = Vec::new();
-        for Object { at, .. } in records {
-            all.push(fetch(Kind::Media, LocationRange::groups(at.group, at.group)).await);
-        }
+/// A MoQ client of one session, which it opens again where that has failed: those that are dropped without a word count until they
+/// time out, and an address has so many.
+struct Client {
+    publisher: String,
+    runtime: Runtime,
+    session: Option<QuicSession>,
+}
+
+impl Client {
+    fn new(publisher: &str) -> anyhow::Result<Client> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        Ok(Client { publisher: publisher.to_owned(), runtime, session: None })
+    }
+
+    /// Every group of segments of which the publisher has a record, fetched by itself.
+    fn fetch_groups(&mut self, receiver: &Receiver) -> anyhow::Result<Vec<Result<Vec<Object>, PlaneError>>> {
+        let status = receiver.status()?;
+        let channel = status.pointer("/channels/0/name").and_then(|v| v.as_str()).context("no channel")?;
+        let of =
+            status.pointer("/channels/0/renditions").and_then(|v| v.as_array()).context("no renditions")?;
+        let media = of.iter().find(|r| r["role"] != "manifest").and_then(|r| r["id"].as_str());
+        let media = media.context("no segments")?;
+        let track = |kind: Kind| TrackName::new(namespace(channel), kind.track(media));
+        let (publisher, kept) = (self.publisher.parse()?, self.session.take());
+        let (session, all) = self.runtime.block_on(async {
+            let session = match kept {
+                Some(session) => session,
+                None => open(&publisher, Exchange::new(), Limits::default()).await?,
+            };
+            let fetch = async |kind: Kind, range: LocationRange| {
+                session.fetch(&track(kind), range).await?.collect(32 << 20).await
+            };
+            let records = fetch(Kind::Manifest, LocationRange::groups(0, u64::MAX)).await?;
+            let mut all = Vec::new();
+            for Object { at, .. } in records {
+                all.push(fetch(Kind::Media, LocationRange::groups(at.group, at.group)).await);
+            }
+            anyhow::Ok((session, all))
+        })?;
+        self.session = Some(session);
         Ok(all)
-    })
+    }
 }
 
 /// A receiver keeps four segments for those who subscribe: what came before is in its store, and there is nobody else to ask.
@@ -373,6 +391,7 @@ fn what_is_past_comes_from_the_store_of_a_receiver() -> anyhow::Result<()> {
     let origin = Origin::start(&root)?;
     let mut rig = Rig::start("moq-past", &origin, "looped/tv/master.m3u8", &Setup { loss: 0.0, ..LOSSY })?;
     let publisher = rig.receiver.moq_url().with_context(|| rig.tails())?;
+    let mut moq = Client::new(&publisher)?;
     let mut seen = BTreeSet::new();
     // The receiver keeps what playlists listed for twice their length.
     while seen.len() < 18 || rig.receiver.metric(RECORDS) < 30.0 {
@@ -383,7 +402,7 @@ fn what_is_past_comes_from_the_store_of_a_receiver() -> anyhow::Result<()> {
     let files: Vec<Vec<u8>> = (0..SEGMENTS)
         .map(|n| fs::read(root.join("tv").join(format!("s{n}.ts"))))
         .collect::<Result<_, _>>()?;
-    let groups = fetch_groups(&publisher, &rig.receiver).with_context(|| rig.tails())?;
+    let groups = moq.fetch_groups(&rig.receiver).with_context(|| rig.tails())?;
     let past: Vec<&Object> = groups.iter().flatten().flatten().collect();
     let same = past.iter().filter(|object| files.iter().any(|file| file[..] == object.payload[..])).count();
     let from_store = rig.receiver.metric(FROM_STORE);
@@ -414,12 +433,12 @@ fn every_group_of_a_film_can_be_fetched_from_the_sender() -> anyhow::Result<()> 
     ];
     let setup = Setup { loss: 0.0, sender, ..LOSSY };
     let rig = Rig::start("moq-film", &origin, "tv/master.m3u8", &setup)?;
-    let publisher = rig.publisher()?;
+    let mut moq = Client::new(&rig.publisher()?)?;
     let files: Vec<Vec<u8>> =
         (0..FILM).map(|n| fs::read(root.join("tv").join(format!("s{n}.ts")))).collect::<Result<_, _>>()?;
     let mut groups = Vec::new();
     eventually("the film was sent once", PATIENCE, || {
-        groups = fetch_groups(&publisher, &rig.receiver).unwrap_or_default();
+        groups = moq.fetch_groups(&rig.receiver).unwrap_or_default();
         (groups.iter().flatten().flatten().count() >= FILM).then_some(())
     })
     .with_context(|| rig.tails())?;
@@ -433,7 +452,7 @@ fn every_group_of_a_film_can_be_fetched_from_the_sender() -> anyhow::Result<()> 
     drop(origin);
     // What is left is what the sender has, and the rest is refused, soon.
     let start = Instant::now();
-    let without = fetch_groups(&publisher, &rig.receiver)?;
+    let without = moq.fetch_groups(&rig.receiver)?;
     let got = without.iter().flatten().flatten().count();
     let refused = without.iter().filter(|g| matches!(g, Err(PlaneError::Refused(_)))).count();
     tools::say(&format!(
