@@ -211,7 +211,8 @@ pub(super) fn wanted(filter: &[String], r: &FoundRendition) -> bool {
 /// Keeps what passes the setting `renditions`, and tells which of its entries match nothing.
 pub(super) fn choose(config: &ChannelConfig, renditions: &mut Vec<FoundRendition>) {
     let idle = idle_filters(&config.renditions, renditions);
-    if !idle.is_empty() {
+    // Where nothing is left at all, an error says so.
+    if !idle.is_empty() && idle.len() < config.renditions.len() {
         let ids: Vec<&str> = renditions.iter().map(|r| r.id.as_str()).collect();
         tracing::warn!(
             channel = config.name,
