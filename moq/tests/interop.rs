@@ -6,8 +6,13 @@
 mod support;
 
 use base64::Engine as _;
+use mahp_common::fec::EncodeJob;
+use mahp_common::{Object, ObjectMeta, Sbn, Toi};
+use mahp_moq::catalog::Kind;
 use mahp_moq::plane::{Event, Fetching as _, ObjectPlane as _, Start, Subscription as _};
+use mahp_moq::publisher::{self, ChannelPublisher};
 use mahp_moq::quic::{Connector, Identity, Limits, QuicSession, Trust, parse_url};
+use mahp_moq::symbols::FIRST_REPAIR;
 use mahp_moq::wire::LocationRange;
 use mahp_moq::{Exchange, Track};
 use std::collections::BTreeSet;
@@ -157,6 +162,44 @@ async fn aiomoqt_subscribes_and_fetches() {
     let live = (3..100).filter(|group| said("live", *group, 0, LEN)).count();
     println!("aiomoqt: {live} live objects, 3 past, 17 symbols, all of the right bytes");
     assert!(live >= 3, "{report}");
+}
+
+/// aiomoqt fetches repair symbols of a channel's object, made by RaptorQ when it asks: they are those of the encoder.
+#[tokio::test(flavor = "multi_thread")]
+async fn aiomoqt_fetches_repair_symbols() {
+    const TOI: Toi = Toi(0x1234_5678);
+    const SYMBOLS: u32 = 17;
+    let python = match blocking(aiomoqt).await {
+        Ok(python) => python,
+        Err(why) => return not_run(&why),
+    };
+    let channel = support::channel(10_000_000);
+    let publisher =
+        ChannelPublisher::new(&channel, support::key(), 3, &support::WINDOWS, Vec::new(), support::WALL);
+    let exchange = Exchange::new();
+    let _offer = exchange.offer(publisher::namespace("news"), publisher.tracks()).unwrap();
+    let server = listen(exchange);
+    let meta = ObjectMeta { url: "http://origin.example/v0/1.m4s".into(), ..ObjectMeta::default() };
+    let data = payload(1, 0, LEN);
+    publisher.publish("v0", TOI, &Object::new(meta, data.clone()), support::WALL);
+
+    let url = server.text.clone();
+    let asked = ["mahp/news".to_owned(), Kind::Symbols.track("v0"), TOI.0.to_string()];
+    let report =
+        blocking(move || run(Command::new(python).args(["-c", SUBSCRIBER]).arg(url).args(asked))).await;
+    let report = report.unwrap_or_else(|report| panic!("{report}"));
+
+    let symbols = (LEN as u32).div_ceil(support::T.into());
+    let first = FIRST_REPAIR.0 - symbols;
+    let (symbol_size, sbn, count) = (support::T, Sbn(0), SYMBOLS);
+    let job = EncodeJob { id: 0, toi: TOI, sbn, data, symbols, symbol_size, first, count };
+    let made = job.run().repair;
+    assert_eq!(made.len(), SYMBOLS as usize);
+    for (esi, symbol) in made {
+        let line = format!("symbol {} {} {}", TOI.0, esi.0, sha256(&symbol));
+        assert!(report.lines().any(|l| l == line), "{line}\n{report}");
+    }
+    println!("aiomoqt: {SYMBOLS} repair symbols of a channel, all of the right bytes");
 }
 
 /// A group each 100 ms, for as long as the subscriber may take to come.
