@@ -94,7 +94,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, 
     tasks.spawn(ticks(hub.clone(), stop.clone()));
     let reach = Reach {
         listed: front_options.allow_origins.clone(),
-        library: hub.clone(),
+        multicast: hub.clone(),
         sender_is_here: config.sessions.iter().any(SessionSource::is_here),
     };
     let guarded = Fetcher::guarded(USER_AGENT, move |host, address| reach.allows(host, address));
@@ -152,8 +152,14 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
         unicast: config.unicast,
         bounds: Bounds::beside(config.memory),
         lent: (config.memory / 4).max(8 << 20),
+        connections: connections(mahp_runtime::files::limit()),
         ..http::Options::default()
     })
+}
+
+/// Players leave half of the open files to groups, origins and the disk, whatever the limit is.
+fn connections(files: u64) -> usize {
+    usize::try_from(files / 2).unwrap_or(usize::MAX).min(http::Options::default().connections)
 }
 
 fn hub_options(config: &Config, allow_origins: &HostList, copies: Copies) -> hub::Options {

@@ -17,6 +17,11 @@ pub fn raise_limit() {
     }
 }
 
+/// How many files this process may have open; where that is not known, the usual 1024.
+pub fn limit() -> u64 {
+    limits().map_or(1024, |(soft, _)| soft)
+}
+
 /// How to mend an error of the system, where it is that there are too many open files.
 pub fn hint(error: &io::Error) -> Option<String> {
     match error.raw_os_error() {

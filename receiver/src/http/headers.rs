@@ -261,11 +261,8 @@ pub fn may_store(headers: &HeaderMap) -> bool {
         return false;
     }
     let forbids = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|v| {
-            v.to_ascii_lowercase()
-                .split(',')
-                .any(|d| matches!(d.trim().split('=').next(), Some("no-store" | "private")))
-        })
+        let says = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        has(&says, "no-store") || has(&says, "private")
     };
     !headers.get_all(header::CACHE_CONTROL).iter().any(forbids)
 }

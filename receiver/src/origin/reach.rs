@@ -13,7 +13,7 @@ pub struct Reach {
     /// The operator's list.
     pub listed: HostList,
     /// Knows the channels; what they name may be in a private network.
-    pub library: Arc<dyn Library>,
+    pub multicast: Arc<dyn Library>,
     /// A sender is on this machine: then its channels may be too. From elsewhere, nothing leads to our own loopback interface,
     /// where the admin server is.
     pub sender_is_here: bool,
@@ -25,7 +25,7 @@ impl Reach {
         if self.listed.names(host) {
             return true;
         }
-        (self.sender_is_here || !is_own(address)) && self.library.channels().iter().any(|c| names(c, host))
+        (self.sender_is_here || !is_own(address)) && self.multicast.channels().iter().any(|c| names(c, host))
     }
 }
 
@@ -54,14 +54,14 @@ mod tests {
 
     #[test]
     fn what_is_named_may_be_private_and_nothing_from_elsewhere_is_our_own() {
-        let library = Arc::new(FakeLibrary::new(Clock::new()));
-        library.state.lock().unwrap().channels = vec![Arc::new(Channel {
+        let multicast = Arc::new(FakeLibrary::new(Clock::new()));
+        multicast.state.lock().unwrap().channels = vec![Arc::new(Channel {
             prefixes: vec!["http://Origin.lan:8080/live/".into(), "http://[fd00::1]/".into()],
             report_url: Some("http://192.168.1.2/repair/report".into()),
             ..channel()
         })];
         let listed = HostList::new(["films.lan:81", "*.wild.lan", "[::1]"]).unwrap();
-        let mut reach = Reach { listed, library, sender_is_here: false };
+        let mut reach = Reach { listed, multicast, sender_is_here: false };
         for (host, address, allowed) in [
             ("origin.lan", "10.0.0.1", true),
             ("origin.lan", "127.0.0.1", false),

@@ -28,6 +28,11 @@ fn what_is_configured_reaches_the_http_half() {
     assert!(other.allow_origins.names("a.example"));
 }
 
+#[test]
+fn players_do_not_take_all_open_files() {
+    assert_eq!([256, 1024, 65_536, u64::MAX].map(connections), [128, 512, 1024, 1024]);
+}
+
 /// Answers GET until it is aborted.
 fn web(
     listener: TcpListener,

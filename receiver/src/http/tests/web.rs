@@ -90,7 +90,7 @@ impl Stage {
         library.state.lock().unwrap().budget = Some(std::time::Duration::from_millis(800));
         let options = Options { allow_origins: HostList::new(allow).unwrap(), ..Options::default() };
         let reach =
-            Reach { listed: options.allow_origins.clone(), library: library.clone(), sender_is_here: true };
+            Reach { listed: options.allow_origins.clone(), multicast: library.clone(), sender_is_here: true };
         let web = Web::new(Fetcher::guarded("mahp-test", move |host, address| reach.allows(host, address)));
         let served = Arc::new(Served::default());
         let front = Front::new(library.clone(), Arc::new(web), served, clock, options, None);
