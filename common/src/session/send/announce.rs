@@ -76,14 +76,16 @@ impl Announcer {
         });
     }
 
-    /// Packets of an FDT Instance with the newest object and as many before it as fit: it may take two packets, or a
-    /// sixteenth of the object it announces, so that metadata of small objects does not outweigh them.
+    /// Packets of an FDT Instance with the newest object and as many before it as fit: into the packets that the newest needs
+    /// (one, with URLs of usual length), or a sixteenth of the object it announces. So metadata of small objects does not outweigh
+    /// them, and the loss of one packet in two does not lose both.
     pub(super) fn instance(&mut self, wall: WallTime, object_length: u64) -> Vec<Vec<u8>> {
-        let room = (2 * u64::from(self.symbol_size)).max(object_length / 16);
         if self.files.is_empty() {
             return Vec::new();
         }
-        let fits = |n: &usize| (self.list(*n, wall).to_xml().len() + SIGNATURE_BYTES) as u64 <= room;
+        let takes = |n: usize| (self.list(n, wall).to_xml().len() + SIGNATURE_BYTES) as u64;
+        let room = takes(1).next_multiple_of(self.symbol_size.max(1).into()).max(object_length / 16);
+        let fits = |n: &usize| takes(*n) <= room;
         let listed = (2..=self.files.len()).take_while(fits).last().unwrap_or(1);
         let tois: Vec<Toi> = self.files.iter().take(listed).map(|f| f.toi).collect();
         let xml = match &self.last {

@@ -10,10 +10,9 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Objects of fewer symbols are not announced again half-way: start and end suffice. An FDT Instance takes two packets, or a
-/// sixteenth of the source symbols: about a twentieth of an object's packets. An object whose every instance is lost is complete
-/// only when a later one lists it.
-const HALF_WAY_SYMBOLS: u64 = 32;
+/// Objects of fewer symbols are not announced again half-way: start and end suffice. An object whose every instance is lost is
+/// complete only when a later one lists it: once in a thousand objects where one packet in ten is lost.
+const HALF_WAY_SYMBOLS: u64 = 8;
 
 /// Source symbols of one object, in the order of the code's blocks: first symbol of each block, second of each, ….
 #[derive(Debug)]
