@@ -129,6 +129,9 @@ pub struct Settings {
     /// Network whose players are answered besides local ones; repeatable [default: none]
     #[arg(long, env = "MAHP_RECEIVER_ALLOW_FROM", value_name = "NETWORK", value_delimiter = ',')]
     pub allow_from: Option<Vec<String>>,
+    /// Name under which browsers may see the page, besides addresses and names of the local network; repeatable [default: none]
+    #[arg(long, env = "MAHP_RECEIVER_HOST_NAME", value_name = "NAME", value_delimiter = ',')]
+    pub host_name: Option<Vec<String>>,
     /// Public key of a sender, base64; repeatable [default: the key of first contact, remembered]
     #[arg(long, env = "MAHP_RECEIVER_KEY", value_name = "KEY", value_delimiter = ',')]
     pub key: Option<Vec<String>>,
@@ -260,6 +263,8 @@ pub struct Config {
     pub allow_origin: Vec<String>,
     /// `allow-from`.
     pub allow_from: Vec<String>,
+    /// `host-name`.
+    pub host_names: Vec<String>,
     /// `key`.
     pub keys: Vec<VerifyingKey>,
     /// `require-auth`.
@@ -369,6 +374,7 @@ pub fn resolve(cli: &Cli, file: Settings, path: Option<&Path>) -> Result<Config,
         disk_bytes: s.disk_bytes.map_or(4 << 30, |b| b.0),
         allow_origin: s.allow_origin.unwrap_or_default(),
         allow_from: s.allow_from.unwrap_or_default(),
+        host_names: s.host_name.unwrap_or_default(),
         keys: keys(&s.key.unwrap_or_default(), place)?,
         require_auth: s.require_auth.is_some_and(|x| x.0),
         insecure: s.insecure.is_some_and(|x| x.0),
@@ -534,6 +540,7 @@ impl Settings {
             disk_bytes: self.disk_bytes.or(other.disk_bytes),
             allow_origin: self.allow_origin.or(other.allow_origin),
             allow_from: self.allow_from.or(other.allow_from),
+            host_name: self.host_name.or(other.host_name),
             key: self.key.or(other.key),
             require_auth: self.require_auth.or(other.require_auth),
             insecure: self.insecure.or(other.insecure),

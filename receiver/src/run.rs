@@ -21,6 +21,7 @@ use crate::urls::RenditionKey;
 use mahp_runtime::clock::Clock;
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::Fetcher;
+use mahp_runtime::guard::host_name;
 use mahp_runtime::{admin, listen};
 use std::collections::HashMap;
 use std::io;
@@ -147,6 +148,7 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
         allow_from: networks.map_err(wrong("allow-from"))?,
         site: Site::of_this_box(),
         allow_origins: HostList::new(&config.allow_origin).map_err(wrong("allow-origin"))?,
+        host_names: host_names(&config.host_names).map_err(wrong("host-name"))?,
         rungs: config.rungs,
         low_latency: config.latency == Latency::Low,
         unicast: config.unicast,
@@ -155,6 +157,14 @@ fn front_options(config: &Config) -> Result<http::Options, StartupError> {
         connections: connections(mahp_runtime::files::limit()),
         ..http::Options::default()
     })
+}
+
+fn host_names(names: &[String]) -> Result<Vec<String>, String> {
+    let wrong = |n: &String| format!("`{n}` is no host name: write tv.example.org");
+    let read = |n: &String| {
+        host_name(n).filter(|name| name.eq_ignore_ascii_case(n.trim_end_matches('.'))).ok_or_else(|| wrong(n))
+    };
+    names.iter().map(read).collect()
 }
 
 /// Players leave half of the open files to groups, origins and the disk, whatever the limit is.

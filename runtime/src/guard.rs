@@ -2,6 +2,31 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Domains that the public DNS does not have: RFC 6761, 6762, 7686 and 8375; `internal` (ICANN board, July 2024); `lan` and `home`, which
+/// many home routers give out and nobody can register.
+const LOCAL_DOMAINS: [&str; 6] = ["localhost", "local", "home.arpa", "internal", "lan", "home"];
+
+/// The name or address in a `Host` header, without port and brackets, in lower case. `None`: it is neither.
+pub fn host_name(host: &str) -> Option<String> {
+    let authority = host.parse::<http::uri::Authority>().ok().filter(|_| !host.contains('@'))?;
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    let bare = bare.strip_suffix('.').unwrap_or(bare);
+    (!bare.is_empty()).then(|| bare.to_ascii_lowercase())
+}
+
+/// Whether a [`host_name`] is an address of its own, which nobody can give another meaning.
+pub fn is_address_or_localhost(name: &str) -> bool {
+    name == "localhost" || name.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a [`host_name`] is an address, or a name that only the local network can give one: without a dot, or of a domain that
+/// the public DNS does not have. Under any other, a page of somebody else can make a browser ask us (DNS rebinding).
+pub fn is_local_name(name: &str) -> bool {
+    let of = |domain: &&str| name.strip_suffix(*domain).is_some_and(|n| n.ends_with('.'));
+    is_address_or_localhost(name) || !name.contains('.') || LOCAL_DOMAINS.iter().any(of)
+}
+
 /// Loopback, private, link-local, unique-local, shared (100.64/10), unspecified, multicast, benchmarking, documentation and
 /// IPv4-mapped forms of these: addresses that a public origin cannot have. (The IANA special-purpose registries, RFC 6890.)
 pub fn is_private(address: IpAddr) -> bool {
@@ -79,6 +104,33 @@ mod tests {
 
     fn ip(s: &str) -> IpAddr {
         s.parse().unwrap()
+    }
+
+    #[test]
+    fn names_in_host_headers() {
+        for (host, name, fixed, local) in [
+            ("localhost", "localhost", true, true),
+            ("LocalHost:9000", "localhost", true, true),
+            ("127.0.0.1", "127.0.0.1", true, true),
+            ("10.0.0.1:80", "10.0.0.1", true, true),
+            ("[::1]", "::1", true, true),
+            ("[FD00::1]:9000", "fd00::1", true, true),
+            ("router", "router", false, true),
+            ("OpenWrt.lan:7790", "openwrt.lan", false, true),
+            ("box.home.arpa.", "box.home.arpa", false, true),
+            ("tv.local", "tv.local", false, true),
+            ("evil.example", "evil.example", false, false),
+            ("evillan:80", "evillan", false, true),
+            ("x.evillan", "x.evillan", false, false),
+            ("localhost.evil.example", "localhost.evil.example", false, false),
+            ("127.0.0.1.evil.example:80", "127.0.0.1.evil.example", false, false),
+        ] {
+            assert_eq!(host_name(host).as_deref(), Some(name), "{host}");
+            assert_eq!((is_address_or_localhost(name), is_local_name(name)), (fixed, local), "{host}");
+        }
+        for bad in ["", ".", "a@127.0.0.1", "127.0.0.1 x", "a/b"] {
+            assert_eq!(host_name(bad), None, "{bad}");
+        }
     }
 
     #[test]

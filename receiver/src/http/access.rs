@@ -1,9 +1,13 @@
 //! Who may ask, and which origins may be asked: never an open proxy.
 
+use super::errors::Refusal;
 use super::site::Site;
+use http::header;
+use http::request;
+use http::uri::Authority;
 use mahp_common::catalog::Channel;
 use mahp_runtime::fetch::plain_host;
-use mahp_runtime::guard::is_local_peer;
+use mahp_runtime::guard::{host_name, is_local_name, is_local_peer};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -64,6 +68,18 @@ pub fn may_ask(peer: IpAddr, allow_from: &[Network], site: &Site) -> bool {
     let peer = peer.to_canonical();
     let at_home = |peer| matches!(peer, IpAddr::V6(v6) if site.contains(v6));
     is_local_peer(peer) || allow_from.iter().any(|n| n.contains(peer)) || at_home(peer)
+}
+
+/// Whether the page may be shown under the name that a request gives us: a page of somebody else can have a browser ask under a name
+/// of its own that leads here, and read the answer (DNS rebinding). Without a name: no browser asks.
+pub fn is_our_name(request: &request::Parts, ours: &[String]) -> Result<(), Refusal> {
+    let header = || request.headers.get(header::HOST)?.to_str().ok();
+    let Some(host) = request.uri.authority().map(Authority::as_str).or_else(header) else { return Ok(()) };
+    match host_name(host) {
+        Some(name) if is_local_name(&name) || ours.contains(&name) => Ok(()),
+        Some(name) => Err(Refusal::name_not_ours(&name)),
+        None => Err(Refusal::bad_target(format!("the Host header `{host}` is no host"))),
+    }
 }
 
 /// Whether a channel's prefix is of the same scheme, host and port.

@@ -111,6 +111,20 @@ impl Refusal {
         )
     }
 
+    /// The page is asked for under a name that somebody else may have given to our address.
+    pub fn name_not_ours(name: &str) -> Refusal {
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            "E-HOST",
+            format!(
+                "the page is not shown under the name {name}: anybody's page could ask under such a name"
+            ),
+            format!(
+                "use the address of this machine, or allow the name: `host-name = [\"{name}\"]` in the configuration, or --host-name {name}"
+            ),
+        )
+    }
+
     /// Neither multicast nor the origin has it in time.
     pub fn no_source(url: &str, why: &str) -> Refusal {
         Refusal::new(

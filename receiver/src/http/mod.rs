@@ -39,7 +39,7 @@ use body::{Body, BoxFuture, Meter};
 use errors::Refusal;
 use headers::Conditions;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
 use lent::{Cut, Lent};
 use mahp_common::manifest::url::Allow;
 use mahp_runtime::clock::Clock;
@@ -73,6 +73,8 @@ pub struct Options {
     pub site: Site,
     /// Origins that may be asked for besides those of channels.
     pub allow_origins: HostList,
+    /// Names under which the page is shown, besides addresses and names of the local network; in lower case.
+    pub host_names: Vec<String>,
     /// Which variants are offered.
     pub rungs: Rungs,
     /// List live segments as soon as they are on their way, not only when they are here.
@@ -95,6 +97,7 @@ impl Default for Options {
             allow_from: Vec::new(),
             site: Site::default(),
             allow_origins: HostList::default(),
+            host_names: Vec::new(),
             rungs: Rungs::default(),
             low_latency: false,
             unicast: true,
@@ -223,8 +226,13 @@ impl Front {
         if parts.method == Method::CONNECT {
             return Err(Refusal::method(&parts.method));
         }
-        if parts.headers.get_all(header::HOST).iter().count() > 1 {
-            return Err(Refusal::bad_target("the request has several Host headers"));
+        // RFC 9112 section 3.2.
+        match parts.headers.get_all(header::HOST).iter().count() {
+            0 if parts.version == Version::HTTP_11 => {
+                return Err(Refusal::bad_target("the request has no Host header"));
+            }
+            0 | 1 => {}
+            _ => return Err(Refusal::bad_target("the request has several Host headers")),
         }
         if parts.headers.get_all(header::VIA).iter().any(|v| contains(v, &self.via)) {
             return Err(Refusal::new(
@@ -234,7 +242,11 @@ impl Front {
                 "an origin of a channel must not be the receiver's own address",
             ));
         }
-        self.route(&parts.uri, ends.local).await
+        let route = self.route(&parts.uri, ends.local).await?;
+        if route == Route::Page {
+            access::is_our_name(parts, &self.options.host_names)?;
+        }
+        Ok(route)
     }
 
     /// What is meant. A channel or an origin that is not known may be of a sender that has not answered yet: one 404 ends many

@@ -86,6 +86,28 @@ async fn peers_outside_the_local_networks_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_page_has_names_that_nobody_else_can_take() {
+    let rig = Rig::with(Options { host_names: vec!["tv.example.org".into()], ..Options::default() });
+    rig.multicast.multicast(SEGMENT, &bytes(10));
+    let ask = async |host: &'static str, path: &str| {
+        let request = Request::get(path).header(header::HOST, host).body(()).unwrap();
+        rig.send(request, "10.0.0.9").await
+    };
+    for host in ["10.0.0.1:8087", "[fd00::1]", "router", "openwrt.lan:8087", "TV.example.org"] {
+        // There is no page here.
+        assert_eq!(ask(host, "/api/status").await.status.as_u16(), 404, "{host}");
+    }
+    for path in ["/", "/api/status", "/assets/app.js"] {
+        let seen = ask("rebound.example:8087", path).await;
+        assert_eq!((seen.status.as_u16(), seen.header("mahp-error")), (403, "E-HOST"));
+        assert!(seen.text().ends_with("or --host-name rebound.example\n"), "{}", seen.text());
+    }
+    assert_eq!(ask("a b", "/").await.status.as_u16(), 400);
+    // What any page may play, it may under any name.
+    assert_eq!(ask("rebound.example", "/live/news/v/1.ts").await.status.as_u16(), 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn preflights_and_other_methods() {
     let rig = Rig::new();
     for target in ["/live/news/v/1.ts", "/https/evil.example/x", "/"] {

@@ -444,7 +444,8 @@ impl Rig {
         self.send(request.body(()).unwrap(), "10.0.0.9").await
     }
 
-    pub(crate) async fn send(&self, request: Request<()>, peer: &str) -> Seen {
+    pub(crate) async fn send(&self, mut request: Request<()>, peer: &str) -> Seen {
+        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("10.0.0.1:8087"));
         let ends = Ends {
             peer: (peer.parse::<std::net::IpAddr>().unwrap(), 5000).into(),
             local: "10.0.0.1:8087".parse().unwrap(),
