@@ -7,7 +7,7 @@ use mahp_common::catalog::{Channel, Rendition, Role};
 use mahp_runtime::admin::Status;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -59,8 +59,8 @@ pub struct RenditionStatus {
     /// How often numbers or names of segments began anew.
     pub restarts: AtomicU64,
     restart_told: Mutex<Option<Time>>,
-    /// What the manifest offers and no rendition carries, and why.
-    not_carried: Mutex<BTreeMap<String, &'static str>>,
+    /// What the manifest offers and no rendition carries.
+    not_carried: Mutex<BTreeSet<String>>,
     /// Live, while new segments are expected: since when there was none.
     still_since: Mutex<Option<Instant>>,
     /// VOD: how far this turn of the carousel is.
@@ -133,14 +133,14 @@ impl RenditionStatus {
     }
 
     /// Notes something that is offered and not carried; whether that is news. Of very many, the first are noted.
-    pub fn leave_out(&self, name: &str, why: &'static str) -> bool {
+    pub fn leave_out(&self, name: &str) -> bool {
         let mut left_out = lock(&self.not_carried);
-        left_out.len() < LEFT_OUT_MAX && left_out.insert(name.to_owned(), why).is_none()
+        left_out.len() < LEFT_OUT_MAX && left_out.insert(name.to_owned())
     }
 
     /// What is offered and not carried.
     pub fn not_carried(&self) -> Vec<String> {
-        lock(&self.not_carried).keys().cloned().collect()
+        lock(&self.not_carried).iter().cloned().collect()
     }
 
     /// A new segment came.
@@ -362,7 +362,7 @@ impl Status for SenderStatus {
     fn status(&self) -> Value {
         let channel = |(c, entries): &(Channel, Vec<Entry>)| {
             let renditions: Vec<Value> = entries.iter().map(rendition_json).collect();
-            let not_carried: BTreeMap<String, &str> =
+            let not_carried: BTreeSet<String> =
                 entries.iter().flat_map(|e| lock(&e.status.not_carried).clone()).collect();
             json!({ "name": c.name, "title": c.title, "format": c.format, "live": c.live,
                     "manifest_url": c.manifest_url, "renditions": renditions, "not_carried": not_carried })

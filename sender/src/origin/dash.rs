@@ -2,13 +2,14 @@
 
 use super::discover::{self, Found, FoundRendition, Manifest, What, folder, shortest};
 use super::hls::first_byte;
+use super::single_file;
 use super::vod::Track;
 use super::{Origin, Want};
 use crate::config::ChannelConfig;
 use mahp_common::catalog::{Format, Role};
 use mahp_common::manifest::dash::{Addressing, Mpd, Representation, Segment};
 use mahp_common::manifest::url::cache_key;
-use mahp_common::{ByteRange, Object, ObjectKind, WallTime};
+use mahp_common::{Object, ObjectKind, WallTime};
 use mahp_runtime::error::StartupError;
 use mahp_runtime::fetch::{FetchError, Response};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-/// A file that is addressed by SegmentBase is carried in blocks of this size.
-const BLOCK: u64 = 1 << 20;
 /// Patterns of URLs that a rendition is described by: receivers learn others from what they get.
 const PATTERNS: usize = 4;
 /// Chunks are believed to be at least this long.
@@ -145,21 +144,12 @@ impl Ladder {
         mpd.representations.iter().zip(places).filter(move |(_, place)| *place == Some(rung)).map(|(r, _)| r)
     }
 
-    /// What a live MPD offers, passes `filter`, and is on no rung or cannot be followed: its name, and why it is left out.
-    pub fn left_out(&self, url: &Url, mpd: &Mpd, filter: &[String]) -> Vec<(String, &'static str)> {
-        let reason = |r: &Representation, place: Option<usize>| match (&r.addressing, place) {
-            (Addressing::SingleFile { .. }, _) if mpd.dynamic => {
-                Some("one file in a live MPD is not carried")
-            }
-            (_, None) => Some("it came after the start; reload the channel to carry it"),
-            _ => None,
-        };
+    /// What a live MPD offers, passes `filter`, and is on no rung.
+    pub fn left_out(&self, url: &Url, mpd: &Mpd, filter: &[String]) -> Vec<String> {
         let all = mpd.representations.iter().zip(self.places(mpd));
-        let left = all.filter_map(|(r, place)| Some((r, reason(r, place)?)));
-        let passes = |r: &Representation| discover::wanted(filter, &rendition(url, &[], 0, r));
-        left.filter(|(r, _)| passes(r))
-            .map(|(r, why)| (format!("{} {}", r.content_type, r.id), why))
-            .collect()
+        let left = all.filter(|(_, place)| place.is_none()).map(|(r, _)| r);
+        let passes = |r: &&Representation| discover::wanted(filter, &rendition(url, &[], 0, r));
+        left.filter(passes).map(|r| format!("{} {}", r.content_type, r.id)).collect()
     }
 }
 
@@ -331,10 +321,10 @@ pub async fn track(origin: &Origin, mpd: &Mpd, ladder: &Ladder, rung: usize) -> 
                 let (length, response) = first_byte(origin, url).await?;
                 origin.whole.keep(url, &response);
                 let duration = r.period_duration.unwrap_or_else(|| duration(mpd));
-                track.segments.extend(
-                    blocks(url, length, r.period_start, duration)
-                        .map(|w| (w.media_time.unwrap_or_default(), w)),
-                );
+                let head = single_file::head(r, length);
+                let blocks = single_file::blocks(url, head.as_ref(), length, r.period_start, duration);
+                track.segments.extend(blocks.map(|w| (w.media_time.unwrap_or_default(), w)));
+                track.inits.extend(head);
             }
             Addressing::Segments(_) => {
                 track.inits.extend(init_want(mpd, r).filter(|w| known.insert(w.key())));
@@ -348,22 +338,6 @@ pub async fn track(origin: &Origin, mpd: &Mpd, ladder: &Ladder, rung: usize) -> 
         }
     }
     Ok(track)
-}
-
-/// Fixed blocks of a file, spread over its duration. Its init and index segments are in the first ones.
-fn blocks(url: &Url, length: u64, start: Duration, duration: Duration) -> impl Iterator<Item = Want> {
-    let part = move |bytes: u64| duration.mul_f64(bytes as f64 / length.max(1) as f64);
-    (0..length.div_ceil(BLOCK)).map(move |n| {
-        let first = n * BLOCK;
-        let last = (first + BLOCK).min(length) - 1;
-        Want {
-            url: url.clone(),
-            range: Some(ByteRange { first, last, complete: Some(length) }),
-            kind: ObjectKind::Media,
-            media_time: Some(start + part(first)),
-            duration: Some(part(last - first + 1)),
-        }
-    })
 }
 
 #[cfg(test)]
@@ -446,22 +420,6 @@ mod tests {
             let on = |rung| ladder.representations(&mpd, rung).map(|r| r.id.clone()).collect::<BTreeSet<_>>();
             assert_eq!(on(0), BTreeSet::from(["v1".to_owned(), "ad".to_owned()]));
             assert_eq!((on(1).len(), on(2).len(), on(3).len(), on(4).len()), (1, 1, 1, 1));
-        }
-    }
-
-    #[test]
-    fn blocks_cover_the_file_once() {
-        let url = Url::parse("http://o/f.mp4").expect("url");
-        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7] {
-            let wants: Vec<Want> =
-                blocks(&url, length, Duration::from_secs(3), Duration::from_secs(10)).collect();
-            let mut at = 0;
-            for w in &wants {
-                let r = w.range.expect("a range");
-                assert_eq!(r.first, at);
-                at = r.last + 1;
-            }
-            assert_eq!(at, length);
         }
     }
 }

@@ -4,10 +4,11 @@
 use super::chunks::{Chunks, Ready};
 use super::dash::{Ladder, MpdVersion, init_want, segment_want, version};
 use super::outbox::{Outbox, Step};
+use super::single_file::{self, Lengths};
 use super::utc::Offset;
 use super::{Inits, Origin, Want};
 use crate::sink::{Item, ObjectSink};
-use mahp_common::manifest::dash::{Addressing, Mpd};
+use mahp_common::manifest::dash::{Addressing, Mpd, Representation};
 use mahp_common::{Object, ObjectKind, Time, WallTime};
 use mahp_runtime::fetch::{Request, Response};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -67,8 +68,8 @@ struct Newcomers {
 impl Newcomers {
     /// Says of each that it is not carried.
     fn look(&self, origin: &Origin, url: &Url, mpd: &Mpd) {
-        for (name, why) in self.ladder.left_out(url, mpd, &self.filter) {
-            origin.not_carried(url, &name, why);
+        for name in self.ladder.left_out(url, mpd, &self.filter) {
+            origin.not_carried(url, &name);
         }
     }
 }
@@ -200,6 +201,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// When a Representation's Period begins, Unix milliseconds.
+fn begin(mpd: &Mpd, r: &Representation) -> u64 {
+    mpd.availability_start.unwrap_or_default().unix_millis().saturating_add(millis(r.period_start))
+}
+
 /// When to look for the first segment of a Period that begins at `begin` (Unix milliseconds): none is listed, so no clock tells.
 fn first_segment(begin: u64, now: WallTime) -> Option<WallTime> {
     let (pause, patience) = FIRST_SEGMENT;
@@ -241,6 +247,7 @@ pub async fn follow(
         next: 0,
         inits: Inits::default(),
         current_init: None,
+        lengths: Lengths::default(),
         wake: now,
         repeat_at: now + INIT_REPEAT,
     };
@@ -274,6 +281,13 @@ struct Wanted {
     by_chunks: bool,
 }
 
+/// What is due of a Representation in one file, and when more will be.
+#[derive(Default)]
+struct Due {
+    wanted: Vec<Wanted>,
+    next: Option<WallTime>,
+}
+
 struct Follower {
     origin: Origin,
     outbox: Outbox,
@@ -292,6 +306,7 @@ struct Follower {
     next: u64,
     inits: Inits,
     current_init: Option<String>,
+    lengths: Lengths,
     /// When the clock makes the next segment available.
     wake: Time,
     repeat_at: Time,
@@ -314,6 +329,7 @@ impl Follower {
                 }
                 Ready::Whole(want, sequence) => self.outbox.want(*want, sequence),
             },
+            () = self.lengths.learned() => self.update(mpd),
             () = sleep_until(clock.instant(self.wake.min(self.repeat_at))) => {
                 if clock.now() >= self.repeat_at {
                     self.repeat_init();
@@ -339,14 +355,14 @@ impl Follower {
         let mut expected = false;
         let ladder = self.ladder.clone();
         for r in ladder.representations(mpd, self.rung) {
-            if !matches!(r.addressing, Addressing::Segments(_)) {
+            let begin = begin(mpd, r);
+            if let Addressing::SingleFile { url, .. } = &r.addressing {
+                let due = self.due_blocks(r, url, begin, now);
+                expected |= !due.wanted.is_empty() && due.next.is_some();
+                first = first.into_iter().chain(due.next).min();
+                wanted.extend(due.wanted);
                 continue;
             }
-            let begin = mpd
-                .availability_start
-                .unwrap_or_default()
-                .unix_millis()
-                .saturating_add(millis(r.period_start));
             let end = r.period_duration.map(|d| begin.saturating_add(millis(d)));
             expected |= begin <= now.unix_millis() && end.is_none_or(|end| now.unix_millis() < end);
             let init = init_want(mpd, r);
@@ -365,6 +381,31 @@ impl Follower {
         self.origin.status.expects(expected && mpd.dynamic);
         self.want(wanted);
         self.wake = self.wake_at(next.into_iter().chain(first).min(), now);
+    }
+
+    /// The blocks of a file that are due.
+    fn due_blocks(&mut self, r: &Representation, url: &Url, begin: u64, now: WallTime) -> Due {
+        let at = |media: Duration| {
+            let since = millis(media.saturating_sub(r.period_start));
+            WallTime::from_unix_millis(begin.saturating_add(since).saturating_sub(millis(single_file::LEAD)))
+        };
+        if now < at(r.period_start) {
+            return Due { next: Some(at(r.period_start)), wanted: Vec::new() };
+        }
+        let Some(length) = self.lengths.get(&self.origin, url) else { return Due::default() };
+        let by_rate = || Duration::from_secs_f64(length as f64 * 8.0 / r.bandwidth.max(1) as f64);
+        let duration = r.period_duration.unwrap_or_else(by_rate);
+        let init = single_file::head(r, length);
+        let mut due = Due::default();
+        for segment in single_file::blocks(url, init.as_ref(), length, r.period_start, duration) {
+            let at = at(segment.media_time.unwrap_or_default());
+            if at > now {
+                due.next = Some(at);
+                break;
+            }
+            due.wanted.push(Wanted { init: init.clone(), segment, by_chunks: false });
+        }
+        due
     }
 
     fn want(&mut self, wanted: Vec<Wanted>) {

@@ -450,11 +450,7 @@ pub async fn follow_manifest(
             Ok(object) if object.meta.digest != current.meta.digest => {
                 let offered = hls::offers(&config, &object);
                 for r in offered.iter().filter(|r| !known.contains(&r.key)) {
-                    origin.not_carried(
-                        &url,
-                        &r.key,
-                        "it came after the start; reload the channel to carry it",
-                    );
+                    origin.not_carried(&url, &r.key);
                 }
                 sink.put(Item::new(object.clone())).await;
                 current = object;

@@ -14,6 +14,7 @@ pub mod live;
 pub mod outbox;
 pub mod parts;
 pub mod past;
+pub mod single_file;
 pub mod utc;
 pub mod vod;
 
@@ -165,9 +166,12 @@ impl Origin {
     }
 
     /// Notes something that the manifest offers and no rendition carries; says so once.
-    fn not_carried(&self, url: &Url, name: &str, why: &'static str) {
-        if self.status.leave_out(name, why) {
-            tracing::warn!(%url, "W-NOT-CARRIED: {name}: {why}; players get it from the origin, each for itself");
+    fn not_carried(&self, url: &Url, name: &str) {
+        if self.status.leave_out(name) {
+            tracing::warn!(
+                %url,
+                "W-NOT-CARRIED: {name} came after the start, players get it from the origin, each for itself; reload the channel to carry it"
+            );
         }
     }
 

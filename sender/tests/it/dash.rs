@@ -115,7 +115,12 @@ async fn single_file_is_carried_in_blocks() {
     let (paths, sink) = carried(&found, "video-v").await;
     assert_eq!(
         paths,
-        list(&["/f/film.mp4#0-1048575", "/f/film.mp4#1048576-2097151", "/f/film.mp4#2097152-2499999"])
+        list(&[
+            "/f/film.mp4#0-1200",
+            "/f/film.mp4#1201-1049776",
+            "/f/film.mp4#1049777-2098352",
+            "/f/film.mp4#2098353-2499999"
+        ])
     );
     let bytes: Vec<u8> = sink.items().iter().flat_map(|i| i.object.data.to_vec()).collect();
     assert!(bytes == film);
@@ -449,4 +454,38 @@ async fn a_file_of_an_origin_without_ranges_is_fetched_once() {
     let bytes: Vec<u8> = sink.items().iter().flat_map(|i| i.object.data.to_vec()).collect();
     assert!(bytes == film);
     assert_eq!(o.count("/f/film.mp4"), 1);
+}
+
+#[tokio::test]
+async fn an_advertisement_in_one_file_is_carried_as_it_plays() {
+    let o = ScriptedOrigin::start().await;
+    let now = Clock::new().wall();
+    // The film ends, and an advertisement of 20 s in three blocks begins in 8.5 s; it may leave 8 s before.
+    let started = minus(now, Duration::from_millis(91_500));
+    let head = format!(
+        r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" availabilityStartTime="{}" minimumUpdatePeriod="PT30S" timeShiftBufferDepth="PT20S">"#,
+        iso(started)
+    );
+    let film = period(r#"id="film" start="PT0S""#, "v", &[400_000], "");
+    let ad = r#"<Period id="ad" start="PT100S" duration="PT20S"><AdaptationSet contentType="video" mimeType="video/mp4">
+<Representation id="ad" bandwidth="1000000"><BaseURL>ad.mp4</BaseURL><SegmentBase indexRange="800-1200"><Initialization range="0-799"/></SegmentBase></Representation></AdaptationSet></Period>"#;
+    o.set("/p/live.mpd", Reply::ok(format!("{head}{film}{ad}</MPD>")));
+    o.set("/p/v400000-init.mp4", Reply::ok("init"));
+    (1..70).for_each(|n| o.set(&format!("/p/v400000-{n}.m4s"), Reply::ok(format!("v {n}"))));
+    let file: Vec<u8> = (0..2_500_000u32).map(|i| (i % 251) as u8).collect();
+    o.set("/p/ad.mp4", Reply::ok(file.clone()));
+    let live = live(&o, "/p/live.mpd").await;
+    live.media
+        .wait("the second block", |s| s.paths().contains(&"/p/ad.mp4#1049777-2098352".to_owned()))
+        .await;
+    let ahead = Duration::from_millis(100_000 + 20_000 * 1_049_777 / 2_500_000);
+    let on = Duration::from_millis(Clock::new().wall().unix_millis() - started.unix_millis());
+    assert!(on + Duration::from_secs(8) >= ahead, "not all at once, but as it plays: at {on:?}");
+    let paths = live.media.paths();
+    let at =
+        |path: &str| paths.iter().position(|p| p == path).unwrap_or_else(|| panic!("no {path} in {paths:?}"));
+    assert!(at("/p/ad.mp4#0-1200") < at("/p/ad.mp4#1201-1049776"), "its header first: {paths:?}");
+    assert_eq!(paths.iter().filter(|p| *p == "/p/ad.mp4#1201-1049776").count(), 1, "{paths:?}");
+    assert!(!paths.contains(&"/p/ad.mp4#2098353-2499999".to_owned()), "{paths:?}");
+    assert_eq!(live.left_out.not_carried(), Vec::<String>::new());
 }
