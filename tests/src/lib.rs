@@ -5,6 +5,7 @@
 //!
 //! [`engines`] drives the protocol alone, in memory and virtual time: interoperation and hostile input.
 
+pub mod advertised;
 pub mod client;
 pub mod content;
 pub mod engines;

@@ -1,7 +1,9 @@
 //! Origins as they are: live with discontinuities, behind redirects, compressed playlists, tokens that change; several channels
-//! of which one is dead.
+//! of which one is dead; advertisements in one file.
 
 use anyhow::{Context, ensure};
+use mahp_tests::advertised;
+use mahp_tests::client::Piece;
 use mahp_tests::content::{self, CLIP_FRAMES};
 use mahp_tests::origin::{Access, Habits, Origin};
 use mahp_tests::players::browser;
@@ -13,7 +15,7 @@ use mahp_tests::tools;
 use mahp_tests::watch::{self, Watched};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const HABITS: Habits = Habits { gzip: true, tokens: true };
 
@@ -130,4 +132,44 @@ fn a_dead_origin_does_not_stop_other_channels() -> anyhow::Result<()> {
         note: String::new(),
     });
     Ok(())
+}
+
+/// A live channel whose advertisements are one file for each track: whatever ranges players ask for when one begins is here by
+/// multicast.
+#[test]
+fn live_with_advertisements_in_one_file() -> anyhow::Result<()> {
+    if !ffmpeg::have("advertisements in one file") {
+        return Ok(());
+    }
+    let content = content::make()?;
+    let folder = tools::work_dir().join("advertised");
+    let _ = std::fs::remove_dir_all(&folder);
+    let begins = advertised::channel(&content, &folder)?;
+    let origin = Origin::start(&folder)?;
+    let rig = Rig::start("advertised", &origin, "manifest.mpd", &Setup::LIVE)?;
+    let at = |what: &str, time: SystemTime| {
+        eventually(what, Duration::from_secs(60), || (SystemTime::now() >= time).then_some(()))
+    };
+    let same = |pieces: Vec<Piece>| -> anyhow::Result<()> {
+        let same = rig.compare(&origin, "", &pieces);
+        same.check()?;
+        ensure!(same.share() > 0.999, "{:.3} by multicast of {pieces:?}", same.share());
+        Ok(())
+    };
+    let of_clip = content::pieces(&content.join("dash-base"))?.into_iter();
+    let tracks = of_clip.filter(|(path, _)| path.ends_with(".mp4"));
+    let (whole, parts): (Vec<Piece>, Vec<Piece>) =
+        tracks.map(|(path, range)| (format!("ad-1/{path}"), range)).partition(|(_, range)| range.is_none());
+    at("the advertisement is on", begins)?;
+    // Init segments, indices, and the first seconds.
+    let media = ["v0", "a0"].map(|track| (format!("ad-1/{track}.mp4"), Some((1100, 80_000))));
+    same([parts, media.to_vec()].concat()).with_context(|| rig.tails())?;
+    at("all of it is here", begins + Duration::from_secs(6))?;
+    same(whole).with_context(|| rig.tails())?;
+    let of_receiver =
+        |access: &Access| access.agent.starts_with("mahp-receiver") && access.path.contains("/ad-1/");
+    let fetched = origin.log().into_iter().filter(of_receiver).count();
+    ensure!(fetched == 0, "the receiver asked the origin for the advertisement {fetched} times");
+    // It took nothing from the film before it.
+    same(vec![("film-0/chunk-stream0-00017.m4s".into(), None)])
 }

@@ -248,6 +248,7 @@ pub async fn follow(
         inits: Inits::default(),
         current_init: None,
         lengths: Lengths::default(),
+        idle: VecDeque::new(),
         wake: now,
         repeat_at: now + INIT_REPEAT,
     };
@@ -259,7 +260,7 @@ pub async fn follow(
             if follower.outbox.has_room() {
                 done.send_if_modified(|n| std::mem::replace(n, version.number) != version.number);
             }
-            if ended && follower.outbox.is_idle() && follower.chunks.is_idle() {
+            if ended && follower.idle.is_empty() && follower.outbox.is_idle() && follower.chunks.is_idle() {
                 return;
             }
             tokio::select! {
@@ -277,15 +278,24 @@ pub async fn follow(
 struct Wanted {
     init: Option<Want>,
     segment: Want,
-    /// It may be asked for before it is complete.
-    by_chunks: bool,
+    how: How,
 }
 
-/// What is due of a Representation in one file, and when more will be.
-#[derive(Default)]
-struct Due {
-    wanted: Vec<Wanted>,
-    next: Option<WallTime>,
+/// How a segment is fetched and sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Whole,
+    /// It may be asked for before it is complete.
+    ByChunks,
+    /// When nothing else waits.
+    WhenIdle,
+}
+
+/// What is to be sent of a Representation in one file.
+enum Blocks {
+    Now(Vec<Wanted>),
+    /// Nothing before.
+    From(WallTime),
 }
 
 struct Follower {
@@ -307,6 +317,8 @@ struct Follower {
     inits: Inits,
     current_init: Option<String>,
     lengths: Lengths,
+    /// Blocks of files, and their numbers.
+    idle: VecDeque<(Wanted, u64)>,
     /// When the clock makes the next segment available.
     wake: Time,
     repeat_at: Time,
@@ -315,6 +327,11 @@ struct Follower {
 impl Follower {
     async fn step(&mut self, mpd: &Mpd) {
         let clock = self.origin.clock;
+        if self.outbox.has_room()
+            && let Some((block, number)) = self.idle.pop_front()
+        {
+            self.fetch(block, number);
+        }
         tokio::select! {
             step = self.outbox.step() => if let Step::Fetched(object) = step {
                 match object.meta.kind {
@@ -347,6 +364,7 @@ impl Follower {
             self.origin.began_anew(&self.feed.url);
             (self.known, self.order) = (BTreeMap::new(), VecDeque::new());
             (self.inits, self.current_init, self.started) = (Inits::default(), None, false);
+            self.idle.clear();
         }
         self.availability_start = mpd.availability_start;
         let now = self.feed.offset.apply(self.origin.clock.wall());
@@ -357,19 +375,19 @@ impl Follower {
         for r in ladder.representations(mpd, self.rung) {
             let begin = begin(mpd, r);
             if let Addressing::SingleFile { url, .. } = &r.addressing {
-                let due = self.due_blocks(r, url, begin, now);
-                expected |= !due.wanted.is_empty() && due.next.is_some();
-                first = first.into_iter().chain(due.next).min();
-                wanted.extend(due.wanted);
+                match self.blocks(r, url, begin, now) {
+                    Blocks::Now(blocks) => wanted.extend(blocks),
+                    Blocks::From(at) => first = first.into_iter().chain([at]).min(),
+                }
                 continue;
             }
             let end = r.period_duration.map(|d| begin.saturating_add(millis(d)));
             expected |= begin <= now.unix_millis() && end.is_none_or(|end| now.unix_millis() < end);
             let init = init_want(mpd, r);
-            let by_chunks = self.low_latency && r.early().is_some();
+            let how = if self.low_latency && r.early().is_some() { How::ByChunks } else { How::Whole };
             let segments = mpd.segments(r, now);
             let last = segments.last().map(|s| s.number);
-            let one = |s| Wanted { init: init.clone(), segment: segment_want(s), by_chunks };
+            let one = |s| Wanted { init: init.clone(), segment: segment_want(s), how };
             wanted.extend(segments.iter().map(one));
             next = next.max(last.and_then(|n| mpd.next_available(r, n)));
             if segments.is_empty() {
@@ -383,37 +401,36 @@ impl Follower {
         self.wake = self.wake_at(next.into_iter().chain(first).min(), now);
     }
 
-    /// The blocks of a file that are due.
-    fn due_blocks(&mut self, r: &Representation, url: &Url, begin: u64, now: WallTime) -> Due {
-        let at = |media: Duration| {
-            let since = millis(media.saturating_sub(r.period_start));
-            WallTime::from_unix_millis(begin.saturating_add(since).saturating_sub(millis(single_file::LEAD)))
-        };
-        if now < at(r.period_start) {
-            return Due { next: Some(at(r.period_start)), wanted: Vec::new() };
+    /// The blocks of a file whose Period is on, or near: they go out when nothing else waits.
+    fn blocks(&mut self, r: &Representation, url: &Url, begin: u64, now: WallTime) -> Blocks {
+        let on = WallTime::from_unix_millis(begin.saturating_sub(millis(single_file::LEAD)));
+        if now < on {
+            return Blocks::From(on);
         }
-        let Some(length) = self.lengths.get(&self.origin, url) else { return Due::default() };
+        let Some(length) = self.lengths.get(&self.origin, url) else { return Blocks::Now(Vec::new()) };
         let by_rate = || Duration::from_secs_f64(length as f64 * 8.0 / r.bandwidth.max(1) as f64);
         let duration = r.period_duration.unwrap_or_else(by_rate);
         let init = single_file::head(r, length);
-        let mut due = Due::default();
-        for segment in single_file::blocks(url, init.as_ref(), length, r.period_start, duration) {
-            let at = at(segment.media_time.unwrap_or_default());
-            if at > now {
-                due.next = Some(at);
-                break;
-            }
-            due.wanted.push(Wanted { init: init.clone(), segment, by_chunks: false });
-        }
-        due
+        let blocks = single_file::blocks(url, init.as_ref(), length, r.period_start, duration);
+        let played = |w: &Want| {
+            let end = w.media_time.unwrap_or_default() + w.duration.unwrap_or_default();
+            let since = millis((end + single_file::BEHIND).saturating_sub(r.period_start));
+            begin.saturating_add(since) < now.unix_millis()
+        };
+        let one = |segment| Wanted { init: init.clone(), segment, how: How::WhenIdle };
+        Blocks::Now(blocks.filter(|w| !played(w)).map(one).collect())
     }
 
     fn want(&mut self, wanted: Vec<Wanted>) {
-        let skip = if self.started { 0 } else { wanted.len().saturating_sub(self.origin.segments_at_start) };
+        let segments = wanted.iter().filter(|w| w.how != How::WhenIdle).count();
+        let mut skip = if self.started { 0 } else { segments.saturating_sub(self.origin.segments_at_start) };
         self.started |= !wanted.is_empty();
         self.listed.clear();
-        for (i, Wanted { init, segment, by_chunks }) in wanted.into_iter().enumerate() {
-            let key = self.origin.key(&segment);
+        for one in wanted {
+            let skipped = one.how != How::WhenIdle && skip > 0;
+            skip -= usize::from(skipped);
+            let segment = &one.segment;
+            let key = self.origin.key(segment);
             if let Some(number) = self.known.get(&key) {
                 self.listed.insert(*number);
                 continue;
@@ -422,12 +439,10 @@ impl Follower {
             self.listed.insert(self.next);
             self.known.insert(key.clone(), self.next);
             self.order.push_back(key);
-            if i >= skip {
-                self.want_init(init);
-                let whole = if by_chunks { self.chunks.follow(segment, self.next) } else { Some(segment) };
-                if let Some(segment) = whole {
-                    self.outbox.want(segment, self.next);
-                }
+            match one.how {
+                _ if skipped => {}
+                How::WhenIdle => self.idle.push_back((one, self.next)),
+                How::Whole | How::ByChunks => self.fetch(one, self.next),
             }
         }
         let listed = &self.listed;
@@ -436,6 +451,16 @@ impl Follower {
             if let Some(old) = self.order.pop_front() {
                 self.known.remove(&old);
             }
+        }
+    }
+
+    /// `number`: among all segments seen.
+    fn fetch(&mut self, Wanted { init, segment, how }: Wanted, number: u64) {
+        self.want_init(init);
+        let by_chunks = how == How::ByChunks;
+        let whole = if by_chunks { self.chunks.follow(segment, number) } else { Some(segment) };
+        if let Some(segment) = whole {
+            self.outbox.want(segment, number);
         }
     }
 

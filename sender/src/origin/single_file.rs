@@ -12,12 +12,14 @@ use tokio::time::sleep;
 use url::Url;
 
 /// Bytes of a block.
-pub const BLOCK: u64 = 1 << 20;
+const BLOCK: u64 = 1 << 20;
 /// A header that is sent again and again is at most this long.
 const HEAD_MAX: u64 = 256 << 10;
-/// In a live MPD a block leaves this long before its media time: blocks end where segments do not, and of two that a segment is in both
-/// must be there before players may ask for it.
+/// In a live MPD a file goes out from this long before its Period on, wherever its flow has room: players take all of a file for
+/// available and ask ahead, as far as their buffers allow.
 pub const LEAD: Duration = Duration::from_secs(8);
+/// What should have been played this long ago is not begun with: players are that far behind the clock at most.
+pub const BEHIND: Duration = Duration::from_secs(15);
 /// Pauses between attempts to learn a file's length: for about as long as an advertisement lasts.
 const PAUSES: [Duration; 6] = [
     Duration::from_millis(500),

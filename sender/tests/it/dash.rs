@@ -457,35 +457,57 @@ async fn a_file_of_an_origin_without_ranges_is_fetched_once() {
 }
 
 #[tokio::test]
-async fn an_advertisement_in_one_file_is_carried_as_it_plays() {
+async fn an_advertisement_in_one_file_goes_out_before_it_is_on_where_there_is_room() {
     let o = ScriptedOrigin::start().await;
-    let now = Clock::new().wall();
-    // The film ends, and an advertisement of 20 s in three blocks begins in 8.5 s; it may leave 8 s before.
-    let started = minus(now, Duration::from_millis(91_500));
+    // The film ends, and an advertisement of 20 s begins, in 9 s; it may leave 8 s before.
+    let started = minus(Clock::new().wall(), Duration::from_secs(91));
     let head = format!(
         r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" availabilityStartTime="{}" minimumUpdatePeriod="PT30S" timeShiftBufferDepth="PT20S">"#,
         iso(started)
     );
     let film = period(r#"id="film" start="PT0S""#, "v", &[400_000], "");
-    let ad = r#"<Period id="ad" start="PT100S" duration="PT20S"><AdaptationSet contentType="video" mimeType="video/mp4">
-<Representation id="ad" bandwidth="1000000"><BaseURL>ad.mp4</BaseURL><SegmentBase indexRange="800-1200"><Initialization range="0-799"/></SegmentBase></Representation></AdaptationSet></Period>"#;
-    o.set("/p/live.mpd", Reply::ok(format!("{head}{film}{ad}</MPD>")));
+    let file = |name: &str, start: u32| {
+        format!(
+            r#"<Period id="{name}" start="PT{start}S" duration="PT20S"><AdaptationSet contentType="video" mimeType="video/mp4"><Representation id="{name}" bandwidth="1000000"><BaseURL>{name}.mp4</BaseURL><SegmentBase indexRange="800-1200"><Initialization range="0-799"/></SegmentBase></Representation></AdaptationSet></Period>"#
+        )
+    };
+    o.set("/p/live.mpd", Reply::ok(format!("{head}{film}{}{}</MPD>", file("ad", 100), file("next", 120))));
     o.set("/p/v400000-init.mp4", Reply::ok("init"));
     (1..70).for_each(|n| o.set(&format!("/p/v400000-{n}.m4s"), Reply::ok(format!("v {n}"))));
-    let file: Vec<u8> = (0..2_500_000u32).map(|i| (i % 251) as u8).collect();
-    o.set("/p/ad.mp4", Reply::ok(file.clone()));
+    let bytes: Vec<u8> = (0..2_500_000u32).map(|i| (i % 251) as u8).collect();
+    o.set("/p/ad.mp4", Reply::ok(bytes.clone()));
     let live = live(&o, "/p/live.mpd").await;
-    live.media
-        .wait("the second block", |s| s.paths().contains(&"/p/ad.mp4#1049777-2098352".to_owned()))
-        .await;
-    let ahead = Duration::from_millis(100_000 + 20_000 * 1_049_777 / 2_500_000);
-    let on = Duration::from_millis(Clock::new().wall().unix_millis() - started.unix_millis());
-    assert!(on + Duration::from_secs(8) >= ahead, "not all at once, but as it plays: at {on:?}");
+    live.media.wait("the film's end", |s| s.media().contains(&"/p/v400000-50.m4s".to_owned())).await;
     let paths = live.media.paths();
+    let expected = [
+        "/p/ad.mp4#0-1200",
+        "/p/ad.mp4#1201-1049776",
+        "/p/ad.mp4#1049777-2098352",
+        "/p/ad.mp4#2098353-2499999",
+    ];
+    let of_ad: Vec<String> = live.media.media().into_iter().filter(|p| p.contains("ad.mp4#1")).collect();
+    assert_eq!(of_ad, list(&expected[1..3]), "each once, in order");
     let at =
         |path: &str| paths.iter().position(|p| p == path).unwrap_or_else(|| panic!("no {path} in {paths:?}"));
-    assert!(at("/p/ad.mp4#0-1200") < at("/p/ad.mp4#1201-1049776"), "its header first: {paths:?}");
-    assert_eq!(paths.iter().filter(|p| *p == "/p/ad.mp4#1201-1049776").count(), 1, "{paths:?}");
-    assert!(!paths.contains(&"/p/ad.mp4#2098353-2499999".to_owned()), "{paths:?}");
+    expected.windows(2).for_each(|pair| assert!(at(pair[0]) < at(pair[1]), "its header first: {paths:?}"));
+    assert!(at(expected[3]) < at("/p/v400000-48.m4s"), "before the film's end: {paths:?}");
+    assert_eq!(o.count("/p/next.mp4"), 0, "what begins later is not asked for");
     assert_eq!(live.left_out.not_carried(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn of_an_advertisement_that_is_on_what_was_played_is_not_begun_with() {
+    let o = ScriptedOrigin::start().await;
+    let started = minus(Clock::new().wall(), Duration::from_secs(50));
+    let mpd = format!(
+        r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" availabilityStartTime="{}" minimumUpdatePeriod="PT30S"><Period start="PT0S" duration="PT100S"><AdaptationSet contentType="video" mimeType="video/mp4"><Representation id="v" bandwidth="400000"><BaseURL>ad.mp4</BaseURL><SegmentBase indexRange="800-1200"/></Representation></AdaptationSet></Period></MPD>"#,
+        iso(started)
+    );
+    o.set("/p/live.mpd", Reply::ok(mpd));
+    o.set("/p/ad.mp4", Reply::ok(vec![7; 5_000_000]));
+    let live = live(&o, "/p/live.mpd").await;
+    live.media.wait("the file's end", |s| s.paths().contains(&"/p/ad.mp4#4195505-4999999".to_owned())).await;
+    // 35 s were played: 1.75 MB, one block.
+    let expected = ["/p/ad.mp4#0-1200", "/p/ad.mp4#1049777-2098352", "/p/ad.mp4#2098353-3146928"];
+    assert_eq!(live.media.paths()[..3], list(&expected));
 }
