@@ -17,6 +17,7 @@ pub mod http;
 pub mod hub;
 pub mod joins;
 pub mod library;
+pub mod meanings;
 #[cfg(feature = "moq")]
 mod moq;
 #[cfg(not(feature = "moq"))]

@@ -9,6 +9,7 @@ use crate::http::site::Site;
 use crate::http::{self, Front};
 use crate::hub::{self, Hub, SessionId};
 use crate::joins::Effect;
+use crate::meanings::MEANINGS;
 use crate::moq::{self, Copies, Publishers, Relay};
 use crate::origin::Bounds;
 use crate::origin::reach::Reach;
@@ -70,6 +71,7 @@ impl Receiver {
 /// A sender that does not answer keeps nothing from starting: it is asked again.
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Receiver, StartupError> {
     let metrics = admin::install_metrics();
+    MEANINGS.tell();
     let clock = Clock::new();
     let served = Arc::new(Served::default());
     check(&config)?;

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -70,6 +71,26 @@ pub fn install_metrics() -> PrometheusHandle {
             handle
         })
         .clone()
+}
+
+/// What a program's metrics mean: names and words.
+#[derive(Clone, Copy, Debug)]
+pub struct Meanings {
+    /// Counters.
+    pub counters: &'static [(&'static str, &'static str)],
+    /// Gauges.
+    pub gauges: &'static [(&'static str, &'static str)],
+    /// Histograms.
+    pub histograms: &'static [(&'static str, &'static str)],
+}
+
+impl Meanings {
+    /// Tells the recorder, for `# HELP`. After [`install_metrics`].
+    pub fn tell(&self) {
+        self.counters.iter().for_each(|(name, meaning)| describe_counter!(*name, *meaning));
+        self.gauges.iter().for_each(|(name, meaning)| describe_gauge!(*name, *meaning));
+        self.histograms.iter().for_each(|(name, meaning)| describe_histogram!(*name, *meaning));
+    }
 }
 
 /// Binds and serves until `stop`. Returns the bound address. Errors: `E-PORT-IN-USE`, `E-BIND`.

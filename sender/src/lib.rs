@@ -14,6 +14,7 @@ pub mod description;
 pub mod flow;
 pub mod http;
 pub mod key;
+pub mod meanings;
 #[cfg(feature = "moq")]
 pub mod moq;
 #[cfg(not(feature = "moq"))]

@@ -114,9 +114,6 @@ pub mod status {
         match state.0 {}
     }
 
-    /// There is nothing to say.
-    pub fn describe() {}
-
     /// Brings the metrics up to date.
     pub fn publish(state: &State) {
         match state.0 {}

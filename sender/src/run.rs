@@ -5,6 +5,7 @@ use crate::channels::Channels;
 use crate::config::{ChannelConfig, Config};
 use crate::description::{Issuer, Offer};
 use crate::flow::Shared;
+use crate::meanings::MEANINGS;
 use crate::origin::discover::{Found, discover};
 use crate::plan::{Plan, Planner, carried_twice, mbit, table};
 use crate::repair::Service as RepairService;
@@ -72,6 +73,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     let key = key::load_or_create(config.key_file.as_deref())?;
     let (interface, source) = local_place(&config)?;
     let metrics = admin::install_metrics();
+    MEANINGS.tell();
     let (listener, http_address) = listen::bind(config.http, "the session description", "--http")?;
     let there = tokio::select! {
         there = discover_all(&fetcher, clock, &config) => there?,
@@ -79,7 +81,7 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), StartupError> {
     };
     let mut planner = Planner::new(&config, announced(&config, Some(source))).signed(&key.verifying_key());
     let plan = planner.plan(&there.channels, &there.found)?;
-    let status = Arc::new(SenderStatus::new());
+    let status = Arc::new(SenderStatus::default());
     plan.channels.iter().for_each(|p| status.add(&p.channel));
     there.missing.iter().for_each(|(channel, e)| status.wait_for(&channel.name, &e.message));
     let admin_address = admin::serve(config.admin, metrics, status.clone(), stop.clone()).await?;

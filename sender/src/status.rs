@@ -5,7 +5,7 @@ use crate::repair::{self, Service};
 use mahp_common::Time;
 use mahp_common::catalog::{Channel, Rendition, Role};
 use mahp_runtime::admin::Status;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{counter, gauge};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -215,12 +215,6 @@ pub struct SenderStatus {
 }
 
 impl SenderStatus {
-    /// Without channels.
-    pub fn new() -> SenderStatus {
-        describe_metrics();
-        SenderStatus::default()
-    }
-
     /// Shows the repair service too.
     pub fn set_repair(&self, service: Arc<Service>) {
         let _ = self.repair.set(service);
@@ -292,47 +286,6 @@ impl SenderStatus {
     fn waiting(&self) -> BTreeMap<String, String> {
         self.waiting.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-fn describe_metrics() {
-    describe_counter!("mahp_sender_origin_requests_total", "Requests to origins, by result");
-    describe_histogram!(
-        "mahp_sender_origin_fetch_seconds",
-        "Time from request to last byte of answers of origins"
-    );
-    describe_counter!(
-        "mahp_sender_segments_total",
-        "Segments, by result: sent, late (of the sent), skipped, failed"
-    );
-    describe_histogram!(
-        "mahp_sender_segment_lateness_seconds",
-        "Time from listed at the origin to last packet out"
-    );
-    describe_histogram!("mahp_sender_encode_seconds", "Time to make the repair symbols of one source block");
-    describe_counter!(
-        "mahp_sender_origin_restarts_total",
-        "How often numbers or names of a live rendition's segments began anew"
-    );
-    describe_gauge!(
-        "mahp_sender_newest_segment_age_seconds",
-        "Live: time since the newest segment came from the origin (0: none is expected)"
-    );
-    describe_gauge!("mahp_sender_queue_bytes", "Bytes of objects waiting or being sent");
-    describe_gauge!("mahp_sender_pacing_lag_seconds", "How far the last burst left behind its time");
-    describe_counter!(
-        "mahp_sender_sent_bytes_total",
-        "UDP payload bytes, by kind: source, repair, repair_layer_2, fdt"
-    );
-    describe_counter!("mahp_sender_sent_packets_total", "Packets");
-    describe_counter!("mahp_sender_send_errors_total", "Packets the kernel refused");
-    describe_counter!("mahp_sender_objects_repeated_total", "Objects sent again for late joiners");
-    describe_counter!(
-        "mahp_sender_moq_past_objects_total",
-        "Objects that were fetched over MoQ when its window had them no more, by where they were"
-    );
-    repair::status::describe();
-    moq::describe();
-    describe_gauge!("mahp_build_info", "Version of this program, always 1");
 }
 
 fn rendition_json(entry: &Entry) -> Value {

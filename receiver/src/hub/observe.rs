@@ -115,6 +115,7 @@ impl Hub {
 
     fn publish(&self, snapshot: &Snapshot) {
         let t = &snapshot.totals;
+        gauge!("mahp_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!("mahp_receiver_cache_bytes").set(t.store_bytes as f64);
         gauge!("mahp_receiver_cache_limit_bytes").set(t.store_limit_bytes as f64);
         gauge!("mahp_receiver_reassembly_bytes").set(t.assembly_bytes as f64);

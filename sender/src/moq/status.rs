@@ -3,7 +3,7 @@
 use super::{Offered, Relayed};
 use mahp_moq::channel::ChannelStats;
 use mahp_moq::quic::{Listener, ListenerStats};
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,24 +58,6 @@ pub fn json(state: &State) -> Value {
         "objects": carried.objects_out, "bytes": carried.bytes_out, "held_bytes": held_bytes, "refused": refused,
         "channels": state.channels.iter().map(channel).collect::<Vec<_>>(),
     })
-}
-
-/// Says what the metrics mean.
-pub fn describe() {
-    describe_gauge!("mahp_sender_moq_sessions", "MoQ sessions, that with the relay included");
-    describe_gauge!("mahp_sender_moq_held_bytes", "Bytes of answers that MoQ clients have not taken yet");
-    describe_counter!("mahp_sender_moq_failed_sessions_total", "Connections that became no MoQ session");
-    describe_counter!("mahp_sender_moq_refusals_total", "Requests over MoQ that were refused, by code");
-    describe_counter!(
-        "mahp_sender_moq_violations_total",
-        "MoQ sessions closed because the peer broke the protocol"
-    );
-    describe_counter!("mahp_sender_moq_bytes_total", "Payload bytes sent over MoQ");
-    describe_counter!("mahp_sender_moq_symbols_total", "Encoding symbols made for MoQ clients");
-    describe_counter!(
-        "mahp_sender_moq_busy_total",
-        "MoQ requests told to come again, by why: busy, multicast (it may bring the symbols)"
-    );
 }
 
 /// Brings the metrics up to date.

@@ -1,7 +1,7 @@
 //! What the repair service tells: status and metrics.
 
 use super::{FlowState, State};
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use serde_json::{Value, json};
 
 /// For `/api/status`.
@@ -30,17 +30,6 @@ fn flow(f: &FlowState) -> Value {
                        "lost": r.lost, "recovered": r.recovered, "bytes": r.bytes, "runs": r.runs,
                        "join_ms": r.join_ms },
     })
-}
-
-/// Says what the metrics mean.
-pub fn describe() {
-    describe_counter!("mahp_sender_repair_requests_total", "Requests to the repair service, by result");
-    describe_counter!("mahp_sender_repair_unicast_bytes_total", "Bytes served by the repair service");
-    describe_counter!("mahp_sender_repair_multicast_symbols_total", "Repair symbols multicast on request");
-    describe_counter!("mahp_sender_reports_total", "Reports of receivers, by result");
-    describe_gauge!("mahp_sender_receivers", "Receivers that have reported in the last minute");
-    describe_gauge!("mahp_sender_repair_share_ratio", "Repair symbols per source symbol");
-    describe_gauge!("mahp_sender_reported_loss_ratio", "Loss before FEC that the repair share follows");
 }
 
 /// Brings the metrics up to date.
