@@ -11,11 +11,14 @@ use mahp_common::catalog::Channel;
 use mahp_common::manifest::url::generic_path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use url::Url;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Ask {
+    /// When the request came: no wait is longer than the hold from then on.
+    pub asked_at: Instant,
     /// The origin's URL.
     pub url: Url,
     /// Its cache key.

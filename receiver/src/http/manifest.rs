@@ -161,7 +161,7 @@ impl<'a> Search<'a> {
         Search {
             front,
             ask,
-            deadline: now + front.multicast.hold_budget().min(HOLD_MAX),
+            deadline: ask.asked_at + front.multicast.hold_budget().min(HOLD_MAX),
             patience: now + STALE_AFTER,
             not_before: now,
             flight: None,

@@ -64,6 +64,9 @@ pub enum Rungs {
     All,
 }
 
+/// Of the hold, this part is left for the answer when the wait for a sender that has the channel is over.
+const LEFT: u32 = 4;
+
 /// Settings of the HTTP half.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -197,6 +200,7 @@ impl Front {
     }
 
     async fn dispatch(self: &Arc<Self>, parts: request::Parts, ends: Ends) -> (&'static str, Response<Body>) {
+        let asked_at = Instant::now();
         let (label, mut response) = match self.admit(&parts, ends).await {
             Err(refusal) => ("refused", refusal.response(&parts.headers)),
             Ok(Route::Page) if parts.method == Method::OPTIONS => ("preflight", preflight(&parts.headers)),
@@ -211,7 +215,9 @@ impl Front {
                 ("list", small::channel_list(&self.multicast.channels(), &parts.headers, ends.local))
             }
             Ok(Route::Time) => ("time", small::time(self.clock.wall())),
-            Ok(Route::Origin { url, form, label }) => (label, self.origin(parts, ends, url, form).await),
+            Ok(Route::Origin { url, form, label }) => {
+                (label, self.origin(parts, ends, asked_at, url, form).await)
+            }
         };
         cors::allow(response.headers_mut());
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -253,7 +259,8 @@ impl Front {
     /// players.
     async fn route(&self, target: &Uri, local: SocketAddr) -> Result<Route, Refusal> {
         let mut changes = self.multicast.changes();
-        let deadline = Instant::now() + self.multicast.hold_budget().min(media::HOLD_MAX);
+        let hold = self.multicast.hold_budget().min(media::HOLD_MAX);
+        let deadline = Instant::now() + (hold - hold / LEFT);
         loop {
             let unheard = self.multicast.unheard_sessions();
             let routed = route(target, &self.multicast.channels(), local);
@@ -283,10 +290,12 @@ impl Front {
         self: &Arc<Self>,
         parts: request::Parts,
         ends: Ends,
+        asked_at: Instant,
         url: Url,
         form: Form,
     ) -> Response<Body> {
         let ask = Ask {
+            asked_at,
             key: self.multicast.key(&url),
             channel: self.multicast.channel_of(&url),
             lasts: self.multicast.lasts(&url),

@@ -481,7 +481,7 @@ async fn waits_for_the_sender(path: &str, (refused, what): (u16, &str)) {
     rig.multicast.state.lock().unwrap().unheard_sessions = true;
     rig.multicast.state.lock().unwrap().budget = Some(Duration::from_secs(3));
     let seen = rig.get(path).await;
-    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (504, 3000));
+    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (504, 2250));
     assert_eq!((seen.header("mahp-error"), seen.header("retry-after")), ("E-SESSION", "2"));
     assert!(seen.text().contains(what));
 
@@ -492,6 +492,18 @@ async fn waits_for_the_sender(path: &str, (refused, what): (u16, &str)) {
     });
     let seen = rig.get(path).await;
     assert_eq!((seen.status.as_u16(), ms(seen.waited)), (refused, 1000));
+
+    // It answers late, has it, and nobody brings it: that wait is of the same hold.
+    let late = channels.clone();
+    rig.multicast.state.lock().unwrap().unheard_sessions = true;
+    rig.web.script(SEGMENT, [Script::status(200).after(60_000)]);
+    rig.later(2000, move |library| {
+        library.state.lock().unwrap().channels = late;
+        library.bump();
+    });
+    let seen = rig.get(path).await;
+    assert_eq!((seen.status.as_u16(), ms(seen.waited)), (504, 3000));
+    rig.multicast.state.lock().unwrap().channels.clear();
 
     // It answers, and has it.
     rig.multicast.state.lock().unwrap().unheard_sessions = true;
