@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Films with an advertisement behind each.
 const PAIRS: usize = 2;
 /// What had been shown before the channel's folder was made: the first advertisement begins a little later.
-const AGE: Duration = Duration::from_secs(16);
+const AGE: Duration = Duration::from_secs(12);
 
 /// Writes the channel into `folder`: `manifest.mpd`, and beside it the clips `dash-number` and `dash-base` of the folder `content`.
 /// Returns when the first advertisement (`ad-1`) begins.

@@ -160,11 +160,11 @@ fn live_with_advertisements_in_one_file() -> anyhow::Result<()> {
     let tracks = of_clip.filter(|(path, _)| path.ends_with(".mp4"));
     let (whole, parts): (Vec<Piece>, Vec<Piece>) =
         tracks.map(|(path, range)| (format!("ad-1/{path}"), range)).partition(|(_, range)| range.is_none());
-    at("the advertisement is on", begins)?;
+    at("the advertisement is on", begins + Duration::from_secs(2))?;
     // Init segments, indices, and the first seconds.
     let media = ["v0", "a0"].map(|track| (format!("ad-1/{track}.mp4"), Some((1100, 80_000))));
     same([parts, media.to_vec()].concat()).with_context(|| rig.tails())?;
-    at("all of it is here", begins + Duration::from_secs(6))?;
+    at("all of it is here", begins + Duration::from_secs(8))?;
     same(whole).with_context(|| rig.tails())?;
     let of_receiver =
         |access: &Access| access.agent.starts_with("mahp-receiver") && access.path.contains("/ad-1/");

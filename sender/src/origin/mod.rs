@@ -8,6 +8,7 @@ pub mod cadence;
 pub mod chunks;
 pub mod dash;
 pub mod dash_live;
+pub mod dash_mpd;
 pub mod discover;
 pub mod hls;
 pub mod live;

@@ -6,7 +6,8 @@ use mahp_runtime::clock::Clock;
 use mahp_runtime::fetch::Fetcher;
 use mahp_sender::cli::Cli;
 use mahp_sender::config::{ChannelConfig, ChannelSettings, resolve};
-use mahp_sender::origin::dash_live::{self, MpdFollower};
+use mahp_sender::origin::dash_live;
+use mahp_sender::origin::dash_mpd::MpdFollower;
 use mahp_sender::origin::discover::{Found, What, discover};
 use mahp_sender::origin::vod::{Source, Timeline, carry};
 use mahp_sender::spool::Spool;
@@ -490,7 +491,7 @@ async fn an_advertisement_in_one_file_goes_out_before_it_is_on_where_there_is_ro
     let at =
         |path: &str| paths.iter().position(|p| p == path).unwrap_or_else(|| panic!("no {path} in {paths:?}"));
     expected.windows(2).for_each(|pair| assert!(at(pair[0]) < at(pair[1]), "its header first: {paths:?}"));
-    assert!(at(expected[3]) < at("/p/v400000-48.m4s"), "before the film's end: {paths:?}");
+    assert!(at(expected[3]) < at("/p/v400000-49.m4s"), "before the film's end: {paths:?}");
     assert_eq!(o.count("/p/next.mp4"), 0, "what begins later is not asked for");
     assert_eq!(live.left_out.not_carried(), Vec::<String>::new());
 }
