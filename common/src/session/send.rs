@@ -249,7 +249,7 @@ impl SendSession {
         let repair_oti =
             raptorq.filter(|_| self.config.profile == WireProfile::Mabr && self.config.repair_flow);
         self.announcer.add(toi, object.meta.clone(), oti, repair_oti);
-        self.queue_fdt(length);
+        self.queue_fdt(toi, length);
         if let Some(code) = code.zip(raptorq) {
             let object = (toi, &object.data);
             self.start_repair(Purpose::Object { tag, length }, self.config.repair_percent, object, code);
@@ -328,9 +328,9 @@ impl SendSession {
         self.repairing.iter_mut().rev().find(|r| r.toi == toi && is(r.purpose))
     }
 
-    fn queue_fdt(&mut self, object_length: u64) {
-        let bytes = self.announcer.instance(self.wall, object_length);
-        self.fdt_packets.extend(bytes);
+    fn queue_fdt(&mut self, toi: Toi, length: u64) {
+        let packets = self.announcer.announce(toi, self.wall, length);
+        self.fdt_packets.extend(packets);
     }
 
     /// When the next packet may leave; `None`: there is none.
@@ -389,12 +389,12 @@ impl SendSession {
         self.stats.packets += packets as u64;
         self.stats.source_bytes += buf.len() as u64;
         let (again, length) = (sending.passes_half(), sending.length());
+        let (tag, toi) = (sending.tag, sending.toi);
         if sending.is_done() {
-            let (tag, toi) = (sending.tag, sending.toi);
             self.sending = None;
             self.source_sent(tag, toi, length);
         } else if again {
-            self.queue_fdt(length);
+            self.queue_fdt(toi, length);
         }
         (!buf.is_empty()).then_some(Transmit { flow: FlowKind::Source, len: buf.len(), segment_size })
     }
@@ -412,7 +412,7 @@ impl SendSession {
     }
 
     fn sent(&mut self, tag: ObjectTag, toi: Toi, length: u64) {
-        self.queue_fdt(length);
+        self.queue_fdt(toi, length);
         self.events.push_back(Event::Sent { tag, toi });
         self.stats.objects += 1;
         self.forget_queued(length);

@@ -29,7 +29,20 @@ fn first_instance(config: &SendConfig) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// Lists the newest objects; each call of [`Announcer::instance`] is a new FDT Instance.
+/// FDT Instances of an object that is large enough: each has it, so that one packet of them is enough.
+const INSTANCES: u64 = 2;
+/// All FDT packets of an announcement take at most this part of the object.
+const SHARE: u64 = 16;
+
+/// An object, how often it was listed, and the packets of its announcement while these are good.
+#[derive(Debug)]
+struct Entry {
+    file: FdtFile,
+    listed: u32,
+    made: Option<(WallTime, Vec<Vec<u8>>)>,
+}
+
+/// Knows the newest objects, and announces each several times.
 #[derive(Debug)]
 pub(super) struct Announcer {
     tsi: Tsi,
@@ -40,16 +53,14 @@ pub(super) struct Announcer {
     window: usize,
     instance_id: u32,
     /// Newest first.
-    files: VecDeque<FdtFile>,
-    /// Last instance: the same files within its lifetime need no new ID.
-    last: Option<(Vec<Toi>, WallTime, Vec<u8>)>,
+    entries: VecDeque<Entry>,
 }
 
 impl Announcer {
     pub(super) fn new(config: &SendConfig) -> Announcer {
         Announcer {
             tsi: config.tsi,
-            symbol_size: config.symbol_size,
+            symbol_size: config.symbol_size.max(1),
             session: config.session,
             key: config.key.clone(),
             lifetime: config.fdt_lifetime,
@@ -57,15 +68,15 @@ impl Announcer {
             // Started from the TOI, which goes on over restarts: a receiver must not take this run's first instances for
             // those of the run before.
             instance_id: first_instance(config) & INSTANCE_ID_MASK,
-            files: VecDeque::new(),
-            last: None,
+            entries: VecDeque::new(),
         }
     }
 
     pub(super) fn add(&mut self, toi: Toi, meta: ObjectMeta, oti: Oti, repair_oti: Option<Oti>) {
-        self.files.retain(|f| f.toi != toi);
-        self.files.truncate(self.window - 1);
-        self.files.push_front(FdtFile {
+        let before = self.entries.iter().position(|e| e.file.toi == toi);
+        let listed = before.and_then(|at| self.entries.remove(at)).map_or(0, |e| e.listed);
+        self.entries.truncate(self.window - 1);
+        let file = FdtFile {
             toi,
             meta,
             content_encoding: None,
@@ -73,43 +84,64 @@ impl Announcer {
             repair_oti,
             content_md5: None,
             content_digest: None,
-        });
+        };
+        self.entries.push_front(Entry { file, listed, made: None });
     }
 
-    /// Packets of an FDT Instance with the newest object and as many before it as fit: into the packets that the newest needs
-    /// (one, with URLs of usual length), or a sixteenth of the object it announces. So metadata of small objects does not outweigh
-    /// them, and the loss of one packet in two does not lose both.
-    pub(super) fn instance(&mut self, wall: WallTime, object_length: u64) -> Vec<Vec<u8>> {
-        if self.files.is_empty() {
+    /// Packets that announce an object of this length: the same each time, while they are good.
+    pub(super) fn announce(&mut self, toi: Toi, wall: WallTime, length: u64) -> Vec<Vec<u8>> {
+        let at = self.entries.iter().position(|e| e.file.toi == toi).unwrap_or(0);
+        let made = self.entries.get(at).and_then(|e| e.made.as_ref());
+        if let Some((_, packets)) = made.filter(|(made, _)| wall < *made + self.lifetime / 4) {
+            return packets.clone();
+        }
+        let packets = self.instances(at, wall, length);
+        if let Some(entry) = self.entries.get_mut(at) {
+            entry.made = Some((wall, packets.clone()));
+        }
+        packets
+    }
+
+    /// Packets of FDT Instances with the object at `at`, and of the others those that were listed least, as far as they fit into the
+    /// packets that the object needs (one, with URLs of usual length): an instance of two is lost twice as often.
+    fn instances(&mut self, at: usize, wall: WallTime, length: u64) -> Vec<Vec<u8>> {
+        if self.entries.is_empty() {
             return Vec::new();
         }
-        let takes = |n: usize| (self.list(n, wall).to_xml().len() + SIGNATURE_BYTES) as u64;
-        let room = takes(1).next_multiple_of(self.symbol_size.max(1).into()).max(object_length / 16);
-        let fits = |n: &usize| takes(*n) <= room;
-        let listed = (2..=self.files.len()).take_while(fits).last().unwrap_or(1);
-        let tois: Vec<Toi> = self.files.iter().take(listed).map(|f| f.toi).collect();
-        let xml = match &self.last {
-            Some((last, made, xml)) if *last == tois && wall < *made + self.lifetime / 4 => xml.clone(),
-            _ => {
-                self.instance_id = (self.instance_id + 1) & INSTANCE_ID_MASK;
-                let xml = self.xml(listed, wall);
-                self.last = Some((tois, wall, xml.clone()));
-                xml
-            }
-        };
-        self.packets(&xml)
+        let room = self.size(&[at], wall).next_multiple_of(self.symbol_size.into());
+        let mut others: Vec<usize> = (0..self.entries.len()).filter(|i| *i != at).collect();
+        others.sort_by_key(|i| self.entries[*i].listed);
+        let mut packets = Vec::new();
+        for _ in 0..(length / SHARE / room).clamp(1, INSTANCES) {
+            let mut listed = vec![at];
+            others.retain(|other| {
+                listed.push(*other);
+                let fits = self.size(&listed, wall) <= room;
+                listed.truncate(listed.len() - usize::from(!fits));
+                !fits
+            });
+            self.instance_id = (self.instance_id + 1) & INSTANCE_ID_MASK;
+            packets.extend(self.packets(&self.xml(&listed, wall)));
+            listed.into_iter().for_each(|i| self.entries[i].listed += 1);
+        }
+        packets
     }
 
-    fn list(&self, listed: usize, wall: WallTime) -> FdtInstance {
+    /// Bytes of an instance with these entries.
+    fn size(&self, listed: &[usize], wall: WallTime) -> u64 {
+        (self.list(listed, wall).to_xml().len() + SIGNATURE_BYTES) as u64
+    }
+
+    fn list(&self, listed: &[usize], wall: WallTime) -> FdtInstance {
         FdtInstance {
             expires_ntp: (wall + self.lifetime).ntp_secs(),
             complete: false,
             session: (self.session != 0).then_some(self.session),
-            files: self.files.iter().take(listed).cloned().collect(),
+            files: listed.iter().filter_map(|i| self.entries.get(*i)).map(|e| e.file.clone()).collect(),
         }
     }
 
-    fn xml(&self, listed: usize, wall: WallTime) -> Vec<u8> {
+    fn xml(&self, listed: &[usize], wall: WallTime) -> Vec<u8> {
         let instance = self.list(listed, wall);
         match &self.key {
             // Sealing our own instance cannot fail: it has the one signature field.
@@ -171,7 +203,8 @@ mod tests {
         let ids: Vec<u32> = (0..4u64)
             .map(|i| {
                 announcer.add(Toi(i.into()), segment(i, 5000).meta, source_oti(5000, 1344), None);
-                let packets = announcer.instance(WallTime::from_unix_secs(1_800_000_000), 5000);
+                let wall = WallTime::from_unix_secs(1_800_000_000);
+                let packets = announcer.announce(Toi(i.into()), wall, 5000);
                 let fdt = packets.first().and_then(|p| AlcPacket::parse(p).unwrap().fdt).unwrap();
                 assert_eq!(fdt.version, FLUTE_VERSION);
                 fdt.instance_id
