@@ -25,6 +25,8 @@ pub struct Ledger {
     pub link: FlowCount,
     /// Media bytes that the receiver fetched from the origin while they played, as counted at the origin.
     pub unicast_bytes: u64,
+    /// Bytes of encoding symbols that the receiver fetched by unicast while they played, by its own count.
+    pub repair_bytes: u64,
     /// Media bytes that the sender fetched from the origin.
     pub sender_bytes: u64,
     /// One report a player.
@@ -36,11 +38,12 @@ impl Ledger {
         self.players.iter().map(Report::bytes).sum()
     }
 
-    /// Share of media bytes that did not need the origin: the receiver's word and the origin's log, whichever is worse.
+    /// Share of media bytes that needed no unicast: not of the origin (the receiver's word and the origin's log, whichever is worse), and
+    /// not of a repair server.
     pub fn multicast_share(&self) -> f64 {
         let claimed: u64 =
             self.players.iter().map(|p| p.bytes_via(Via::Unicast) + p.bytes_via(Via::Unsaid)).sum();
-        let unicast = claimed.max(self.unicast_bytes);
+        let unicast = claimed.max(self.unicast_bytes) + self.repair_bytes;
         match self.bytes() {
             0 => 0.0,
             total => 1.0 - (unicast as f64 / total as f64).min(1.0),
@@ -93,9 +96,10 @@ impl fmt::Display for Ledger {
         )?;
         writeln!(
             f,
-            "  origin: the sender fetched {:.2} MB of media, the receiver {:.2} MB",
+            "  origin: the sender fetched {:.2} MB of media, the receiver {:.2} MB, and {:.2} MB of symbols from the sender",
             megabytes(self.sender_bytes),
-            megabytes(self.unicast_bytes)
+            megabytes(self.unicast_bytes),
+            megabytes(self.repair_bytes)
         )?;
         writeln!(f, "  by multicast: {:.2} % of media bytes", self.multicast_share() * 100.0)
     }
@@ -179,6 +183,7 @@ mod tests {
             seed: 1,
             link: FlowCount { offered: 1000, dropped: 50, duplicated: 0, bytes: 1_000_000 },
             unicast_bytes: 0,
+            repair_bytes: 0,
             sender_bytes: 40_000,
             players,
         }
@@ -199,6 +204,8 @@ mod tests {
         assert!(claimed.complaints()[0].starts_with("92.5 %"), "{:?}", claimed.complaints());
         let measured = Ledger { unicast_bytes: 4000, ..ledger(vec![player(&[Via::Multicast; 40])]) };
         assert!(measured.complaints()[0].starts_with("90.0 %"), "{:?}", measured.complaints());
+        let repaired = Ledger { repair_bytes: 4000, ..ledger(vec![player(&[Via::Repaired; 40])]) };
+        assert!(repaired.complaints()[0].starts_with("90.0 %"), "{:?}", repaired.complaints());
     }
 
     #[test]

@@ -164,6 +164,7 @@ async fn measure(args: &DemoArgs, pair: &mut Pair) -> anyhow::Result<Ledger> {
     warm_up(pair).await?;
     let length = args.run_for.map_or(Duration::from_secs(20), |s| s.0);
     let (link, origin) = (pair.link().total(), pair.origin().log());
+    let symbols = symbol_bytes(pair).await?;
     let mut players = JoinSet::new();
     for (index, manifest) in pair.manifests().into_iter().enumerate() {
         let presentation = pair.origin().presentation().clone();
@@ -191,9 +192,16 @@ async fn measure(args: &DemoArgs, pair: &mut Pair) -> anyhow::Result<Ledger> {
         seed: args.seed,
         link: link_after.minus(link),
         unicast_bytes: during("mahp-receiver"),
+        repair_bytes: symbol_bytes(pair).await?.saturating_sub(symbols),
         sender_bytes: during("mahp-sender"),
         players: reports.into_iter().map(|(_, report)| report).collect(),
     })
+}
+
+/// Bytes of symbols that the receiver has had from the sender by unicast so far.
+async fn symbol_bytes(pair: &Pair) -> anyhow::Result<u64> {
+    let by_why = pair.snapshot().await?.totals.origin;
+    Ok(["sender", "moq"].iter().filter_map(|why| by_why.get(*why)).sum())
 }
 
 /// Waits until the receiver has listened long enough to all that it joined and every rendition brought something.
