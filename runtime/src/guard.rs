@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Domains that the public DNS does not have: RFC 6761, 6762, 7686 and 8375; `internal` (ICANN board, July 2024); `lan` and `home`, which
+/// Domains that the public DNS does not have: RFC 6761, 6762 and 8375; `internal` (ICANN board, July 2024); `lan` and `home`, which
 /// many home routers give out and nobody can register.
 const LOCAL_DOMAINS: [&str; 6] = ["localhost", "local", "home.arpa", "internal", "lan", "home"];
 

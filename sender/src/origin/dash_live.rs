@@ -12,6 +12,7 @@ use mahp_common::manifest::dash::{Addressing, Mpd, Representation};
 use mahp_common::{ObjectKind, Time, WallTime};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -273,6 +274,10 @@ impl Follower {
             }
         }
         let listed = &self.listed;
+        // What was played, or has left the MPD, before its flow had room for it.
+        let waiting = self.idle.len();
+        self.idle.retain(|(_, number)| listed.contains(number));
+        self.origin.status.skipped.fetch_add((waiting - self.idle.len()) as u64, Relaxed);
         self.outbox.keep(|number| listed.contains(&number));
         while self.order.len() > REMEMBERED.max(2 * self.listed.len()) {
             if let Some(old) = self.order.pop_front() {

@@ -512,3 +512,28 @@ async fn of_an_advertisement_that_is_on_what_was_played_is_not_begun_with() {
     let expected = ["/p/ad.mp4#0-1200", "/p/ad.mp4#1049777-2098352", "/p/ad.mp4#2098353-3146928"];
     assert_eq!(live.media.paths()[..3], list(&expected));
 }
+
+#[tokio::test]
+async fn blocks_that_had_no_room_before_the_mpd_dropped_them_are_counted() {
+    let o = ScriptedOrigin::start().await;
+    let started = minus(Clock::new().wall(), Duration::from_secs(5));
+    let mpd = |period: &str| {
+        format!(
+            r#"<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" availabilityStartTime="{}" minimumUpdatePeriod="PT1S">{period}</MPD>"#,
+            iso(started)
+        )
+    };
+    let ad = r#"<Period start="PT0S" duration="PT100S"><AdaptationSet contentType="video" mimeType="video/mp4"><Representation id="v" bandwidth="400000"><BaseURL>ad.mp4</BaseURL><SegmentBase indexRange="800-1200"/></Representation></AdaptationSet></Period>"#;
+    o.set("/p/live.mpd", Reply::ok(mpd(ad)));
+    // Each block takes a second: most of the eight wait.
+    o.set("/p/ad.mp4", Reply { delay: Duration::from_secs(1), ..Reply::ok(vec![7; 8_000_000]) });
+    let live = live(&o, "/p/live.mpd").await;
+    live.media.wait("the first block", |s| s.paths().iter().any(|p| p.starts_with("/p/ad.mp4#1201-"))).await;
+    (1..9).for_each(|n| o.set(&format!("/p/v400000-{n}.m4s"), Reply::ok("v")));
+    o.set("/p/live.mpd", Reply::ok(mpd(&period(r#"start="PT0S""#, "v", &[400_000], ""))));
+    live.media.wait("what follows", |s| s.media().iter().any(|p| p.starts_with("/p/v400000-"))).await;
+    let sent =
+        live.media.paths().iter().filter(|p| p.starts_with("/p/ad.mp4#") && !p.contains("#0-")).count();
+    let skipped = live.status.skipped.load(Relaxed);
+    assert!(skipped >= 2 && sent as u64 + skipped <= 8, "{sent} sent, {skipped} skipped");
+}

@@ -31,7 +31,7 @@ fn first_instance(config: &SendConfig) -> u32 {
 
 /// FDT Instances of an object that is large enough: each has it, so that one packet of them is enough.
 const INSTANCES: u64 = 2;
-/// All FDT packets of an announcement take at most this part of the object.
+/// More than one only where they take at most this part of the object.
 const SHARE: u64 = 16;
 
 /// An object, how often it was listed, and the packets of its announcement while these are good.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// Objects of fewer symbols are not announced again half-way: start and end suffice. An object whose every instance is lost is
-/// complete only when a later one lists it: once in a thousand objects where one packet in ten is lost.
+/// complete only when a later one lists it: where one packet in ten is lost, once in a hundred of these, once in a thousand larger ones.
 const HALF_WAY_SYMBOLS: u64 = 8;
 
 /// Source symbols of one object, in the order of the code's blocks: first symbol of each block, second of each, ….
